@@ -1,0 +1,34 @@
+# Everything runs in .venv, which make builds itself. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/quickstart
+
+.PHONY: quickstart test test-slow quality style clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: .venv/installed  ## a small SAM on generated shapes: pretrain, rank, reorder, sandwich, search, extract
+	$(BIN)/supersam-hf run --config recipes/supersam/quickstart.yaml --output_dir $(RUN)
+
+test: .venv/installed  ## the fast tests
+	$(BIN)/python -m pytest -n auto
+
+test-slow: .venv/installed  ## the tests that take minutes
+	$(BIN)/python -m pytest -n auto -m slow
+
+quality: .venv/installed  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: .venv/installed  ## apply lint fixes and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build dist src/*.egg-info

@@ -1,0 +1,70 @@
+"""SuperSAM and OFB for the Hugging Face Hub: find the smaller network inside a vision transformer."""
+
+import importlib
+from typing import Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskGeneration, AutoProcessor
+
+from .models.supersam import (
+    ElasticLinear,
+    ElasticSpace,
+    Subnet,
+    SuperSamConfig,
+    SuperSamImageProcessor,
+    SuperSamModel,
+    SuperSamPreTrainedModel,
+    SuperSamProcessor,
+    SuperSamVisionConfig,
+    SuperSamVisionModel,
+)
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register(SuperSamConfig.model_type, SuperSamConfig)
+AutoConfig.register(SuperSamVisionConfig.model_type, SuperSamVisionConfig)
+AutoModel.register(SuperSamConfig, SuperSamModel)
+AutoModel.register(SuperSamVisionConfig, SuperSamVisionModel)
+AutoModelForMaskGeneration.register(SuperSamConfig, SuperSamModel)
+AutoImageProcessor.register(SuperSamConfig, image_processor_classes={"pil": SuperSamImageProcessor})
+AutoProcessor.register(SuperSamConfig, SuperSamProcessor)
+
+# What a notebook needs beyond the models; loaded when first asked for, so that the import stays quick.
+_LAZY = {
+    "Budget": "search",
+    "DataArguments": "data",
+    "EvaluationResult": "evaluation",
+    "PromptDataset": "data",
+    "SandwichArguments": "training.sandwich",
+    "SearchArguments": "search",
+    "count_macs": "elastic.cost",
+    "count_parameters": "elastic.cost",
+    "evaluate_subnets": "evaluation",
+    "finetune": "training.finetune",
+    "load_source": "data",
+    "measure_model": "measure",
+    "rank_layers": "elastic.importance",
+    "reorder": "elastic.reorder",
+    "run_search": "search",
+    "train_sandwich": "training.sandwich",
+}
+
+__all__ = [
+    "ElasticLinear",
+    "ElasticSpace",
+    "Subnet",
+    "SuperSamConfig",
+    "SuperSamImageProcessor",
+    "SuperSamModel",
+    "SuperSamPreTrainedModel",
+    "SuperSamProcessor",
+    "SuperSamVisionConfig",
+    "SuperSamVisionModel",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,104 @@
+"""Which layers can go: quality with each layer removed, then greedy cumulative removal (SuperSAM, Fig. 3)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Quality and size of the supernet without these layers."""
+
+    layers: tuple[int, ...]
+    quality: float
+    params: int
+
+
+@dataclass(frozen=True)
+class LayerRanking:
+    """What `rank_layers` found.
+
+    Args:
+        full (`Removal`): The supernet as it is.
+        single (`list[Removal]`): Each layer removed alone, in layer order.
+        greedy (`list[Removal]`): 1, 2, … layers removed, each time the one whose loss is least.
+        prunable_layers (`list[int]`): The proposed prunable set.
+        prune_probability (`list[float]`): The proposed θ of each.
+    """
+
+    full: Removal
+    single: list[Removal]
+    greedy: list[Removal]
+    prunable_layers: list[int] = field(default_factory=list)
+    prune_probability: list[float] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def rank_layers(
+    space: ElasticSpace,
+    quality: Callable[[Subnet], float],
+    params: Callable[[Subnet], int],
+    *,
+    max_removed: int = 6,
+    max_drop: float = 0.1,
+    max_prunable: int | None = None,
+    progress: Callable[[], Any] | None = None,
+) -> LayerRanking:
+    """Ranks the layers of a supernet by what their removal costs, and proposes the prunable set.
+
+    The proposal is the longest greedy removal that loses at most `max_drop` of the full quality (the paper removes
+    layers 1, 2, 5, 6 and 9 of SAM ViT-B for about 8 %), never a protected layer, θ = 0.5 each.
+
+    Args:
+        quality (`Callable`): Quality of a subnet in [0, 1] (mIoU on about 100 images), higher is better.
+        params (`Callable`): Parameters of a subnet.
+        max_removed (`int`): Length of the greedy removal, in layers.
+        max_drop (`float`): Largest relative loss of quality that the proposal accepts.
+        max_prunable (`int`, *optional*): Largest proposal; defaults to 5 of 12 layers, as in the paper.
+
+    Raises:
+        ValueError: If `max_removed` is not in 1 to depth − 1.
+    """
+    depth = space.num_hidden_layers
+    if not 1 <= max_removed < depth:
+        raise ValueError(f"`max_removed` must lie in 1 to {depth - 1} for {depth} layers, got {max_removed}.")
+    known: dict[tuple[int, ...], Removal] = {}
+
+    def without(layers: tuple[int, ...]) -> Removal:
+        if layers not in known:
+            subnet = space.subnet(removed=layers)
+            known[layers] = Removal(layers, quality(subnet), params(subnet))
+            if progress is not None:
+                progress()
+        return known[layers]
+
+    full = without(())
+    single = [without((i,)) for i in range(depth)]
+    greedy: list[Removal] = []
+    removed: tuple[int, ...] = ()
+    for _ in range(max_removed):
+        tried = [without(tuple(sorted({*removed, i}))) for i in range(depth) if i not in removed]
+        greedy.append(max(tried, key=lambda removal: removal.quality))
+        removed = greedy[-1].layers
+    prunable = _propose(space, full, greedy, max_drop, max_prunable or max(1, depth * 5 // 12))
+    return LayerRanking(full, single, greedy, list(prunable), [0.5] * len(prunable))
+
+
+def count_evaluations(depth: int, max_removed: int) -> int:
+    """How many subnets `rank_layers` evaluates."""
+    return 1 + depth + sum(depth - step for step in range(1, max_removed))
+
+
+def _propose(
+    space: ElasticSpace, full: Removal, greedy: list[Removal], max_drop: float, max_prunable: int
+) -> tuple[int, ...]:
+    proposal: tuple[int, ...] = ()
+    for removal in greedy[:max_prunable]:
+        if removal.quality < full.quality * (1 - max_drop) or set(removal.layers) & set(space.protected_layers):
+            break
+        proposal = removal.layers
+    return proposal

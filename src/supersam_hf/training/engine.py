@@ -1,0 +1,266 @@
+"""What every training shares: Accelerate, the optimiser, the schedule, checkpoints with exact resume, trackers."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import ProjectConfiguration, set_seed
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+
+STATE_FILE = "trainer_state.json"
+
+
+@dataclass
+class EngineArguments:
+    """What every training shares."""
+
+    max_steps: int = 1000
+    """Optimiser steps (in sequential mode: batches)."""
+    learning_rate: float = 1e-5
+    """AdamW's peak learning rate."""
+    lr_schedule: Literal["exponential", "cosine", "linear"] = "exponential"
+    """Shape of the decay from the peak to its floor at the last step."""
+    min_lr_ratio: float = 0.01
+    """Floor of the learning rate, as a fraction of the peak (1 % in the paper)."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up before the decay."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: float | None = None
+    """Clip the gradient norm to this; null: no clipping."""
+    gradient_accumulation_steps: int = 1
+    """Batches a step."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """Autocast of forward and loss. bf16 pays on GPUs and on CPUs with AMX."""
+    gradient_checkpointing: bool = False
+    """Recompute the encoder layers in the backward pass to save memory."""
+    logging_steps: int = 10
+    """Log every this many steps."""
+    eval_steps: int = 0
+    """Evaluate every this many steps; 0: only what the caller evaluates."""
+    save_steps: int = 200
+    """Write a checkpoint every this many steps; 0: none."""
+    save_total_limit: int = 2
+    """Checkpoints kept; the oldest go first."""
+    resume: bool = True
+    """Go on from the newest checkpoint in the output folder, if there is one."""
+    report_to: list[str] = field(default_factory=list)
+    """Accelerate trackers: tensorboard, wandb, trackio, ... (each must be installed)."""
+    seed: int = 0
+    """Seed of everything random in training."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "gradient_accumulation_steps", "logging_steps", "save_total_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        if self.learning_rate <= 0:
+            raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
+        if not 0 < self.min_lr_ratio <= 1:
+            raise ValueError(f"`min_lr_ratio` must lie in (0, 1], got {self.min_lr_ratio}.")
+        if not 0 <= self.warmup_steps < self.max_steps:
+            raise ValueError(f"`warmup_steps` must lie in 0 to max_steps - 1, got {self.warmup_steps}.")
+
+
+def lr_factor(step: int, args: EngineArguments) -> float:
+    """Learning rate at `step` as a fraction of the peak; the floor is reached at the last step and kept."""
+    if step < args.warmup_steps:
+        return (step + 1) / (args.warmup_steps + 1)
+    progress = min(1.0, (step - args.warmup_steps) / max(1, args.max_steps - 1 - args.warmup_steps))
+    floor = args.min_lr_ratio
+    if args.lr_schedule == "exponential":
+        return floor**progress
+    fall = progress if args.lr_schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
+    return 1 - (1 - floor) * fall
+
+
+class Engine:
+    """Runs optimiser steps over a loader; every trainer supplies the step.
+
+    Attributes:
+        accelerator (`Accelerator`): Device, precision, processes.
+        model (`nn.Module`): The prepared model; `unwrapped` without DDP.
+        global_step (`int`): Steps done. Everything random derives from it, so that a resumed run is the same run.
+
+    Raises:
+        RuntimeError: If the launcher started more processes than Accelerate sees.
+        ValueError: If a tracker is not installed.
+    """
+
+    def __init__(self, model: torch.nn.Module, loader: DataLoader, args: EngineArguments, output_dir: Path | str):
+        self.args, self.output_dir = args, Path(output_dir)
+        self.accelerator = make_accelerator(args, self.output_dir)
+        set_seed(args.seed)
+        if args.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, lr=args.learning_rate, weight_decay=args.weight_decay)
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        # Not prepared: Accelerate would step it once a process.
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
+        self.accelerator.register_for_checkpointing(self.scheduler)
+        self.sampler = loader.sampler
+        self.global_step = 0
+        self.resumed_from: Path | None = None
+        self.micro_batches = min(args.gradient_accumulation_steps, len(self.loader))
+        if args.resume:
+            self._resume()
+
+    @property
+    def unwrapped(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.loader) // self.micro_batches
+
+    def batches(self) -> Iterator[list[dict[str, torch.Tensor]]]:
+        """Groups of micro-batches, one group a step, from where the run stands to its last step."""
+        while self.global_step < self.args.max_steps:
+            epoch, position = divmod(self.global_step, self.steps_per_epoch)
+            # Accelerate sets the sampler's epoch from `iteration` each time the loader is iterated.
+            self.loader.iteration = epoch
+            self.sampler.set_epoch(epoch)
+            batches = iter(skip_first_batches(self.loader, position * self.micro_batches))
+            for _ in range(min(self.steps_per_epoch - position, self.args.max_steps - self.global_step)):
+                yield [next(batches) for _ in range(self.micro_batches)]
+
+    def fit(
+        self,
+        step: Callable[["Engine", list[dict[str, torch.Tensor]]], dict[str, float]],
+        evaluate: Callable[["Engine"], dict[str, float]] | None = None,
+        description: str = "train",
+    ) -> None:
+        """Runs `step` to the end: logs, evaluates and saves on the way, and leaves the model trained.
+
+        Args:
+            step (`Callable`): Runs one optimiser step on a group of micro-batches and returns its losses by name.
+            evaluate (`Callable`, *optional*): Returns metrics by name; called every `eval_steps`.
+        """
+        args, accelerator = self.args, self.accelerator
+        progress = tqdm(
+            total=args.max_steps,
+            initial=self.global_step,
+            desc=description,
+            disable=not accelerator.is_main_process,
+        )
+        since, images = time.perf_counter(), 0
+        for batches in self.batches():
+            self.model.train()
+            logs = step(self, batches)
+            images += sum(len(batch["pixel_values"]) for batch in batches) * accelerator.num_processes
+            logs["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+            self.scheduler.step()
+            self.global_step += 1
+            progress.update()
+            if self.global_step % args.logging_steps == 0 or self.global_step == args.max_steps:
+                logs["images_per_second"] = images / (time.perf_counter() - since)
+                since, images = time.perf_counter(), 0
+                self.log(logs)
+                progress.set_postfix({k: f"{v:.3f}" for k, v in logs.items() if k.startswith("loss")})
+            if evaluate is not None and args.eval_steps and self.global_step % args.eval_steps == 0:
+                self.log(evaluate(self))
+                since, images = time.perf_counter(), 0
+            if args.save_steps and self.global_step % args.save_steps == 0:
+                self.save_checkpoint()
+        progress.close()
+        accelerator.end_training()
+
+    def optimizer_step(self) -> float | None:
+        """Clips, steps and clears the gradients; returns the gradient norm where it was clipped."""
+        norm = None
+        if self.args.max_grad_norm is not None:
+            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def log(self, values: dict[str, float]) -> None:
+        """Writes one line to `log.jsonl` and to the trackers."""
+        self.accelerator.log(values, step=self.global_step)
+        if self.accelerator.is_main_process:
+            with (self.output_dir / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.global_step, **values}) + "\n")
+
+    def save_checkpoint(self) -> None:
+        """Writes `checkpoint-<step>`: aside first, then renamed, so that a killed run never leaves half of one."""
+        folder = self.output_dir / f"checkpoint-{self.global_step:08d}"
+        aside = folder.with_suffix(".tmp")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(aside))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (aside / STATE_FILE).write_text(json.dumps({"global_step": self.global_step, "args": self._fingerprint()}))
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+            for old in checkpoints(self.output_dir)[: -self.args.save_total_limit]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        found = checkpoints(self.output_dir)
+        if not found:
+            return
+        state = json.loads((found[-1] / STATE_FILE).read_text())
+        changed = sorted(k for k, v in self._fingerprint().items() if state["args"].get(k) != v)
+        if changed:
+            raise ValueError(
+                f"{found[-1]} was written with another {', '.join(f'`{k}`' for k in changed)}; resuming would be neither "
+                "run. Restore the old values, choose another output folder, or set `resume: false`."
+            )
+        self.accelerator.load_state(str(found[-1]))
+        self.global_step = state["global_step"]
+        self.resumed_from = found[-1]
+        log = self.output_dir / "log.jsonl"
+        if self.accelerator.is_main_process and log.exists():
+            # What was logged after the checkpoint will be logged again.
+            lines = [line for line in log.read_text().splitlines(True) if line.endswith("\n")]
+            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.global_step))
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """The arguments that a resumed run must share with the run that it continues."""
+        free = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "resume", "report_to"}
+        values = {k: v for k, v in asdict(self.args).items() if k not in free}
+        return values | {"images": len(self.sampler), "processes": self.accelerator.num_processes}
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoint folders, oldest first."""
+    return sorted(p.parent for p in Path(output_dir).glob(f"checkpoint-*[0-9]/{STATE_FILE}"))
+
+
+def make_accelerator(args: EngineArguments, output_dir: Path) -> Accelerator:
+    """An Accelerator for this machine, with its trackers started."""
+    unknown = sorted(set(args.report_to) - {str(tracker) for tracker in get_available_trackers()})
+    if unknown:
+        raise ValueError(f"`report_to` names {unknown}, which is not installed: pip install {' '.join(unknown)}")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=args.mixed_precision,
+        log_with=args.report_to or None,
+        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "trackers")),
+        # Layers that a subnet leaves out get no gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size != accelerator.num_processes:
+        raise RuntimeError(
+            f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they would "
+            "train apart and overwrite each other. Launch with `torchrun --nproc_per_node N`, or unset WORLD_SIZE."
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    config = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(args).items()}
+    accelerator.init_trackers("supersam_hf", config=config)
+    return accelerator

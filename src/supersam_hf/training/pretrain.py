@@ -1,0 +1,144 @@
+"""A small SAM of one's own: from scratch, or around the encoder of a ViT or DeiT checkpoint."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoModel
+
+from ..models.supersam import SuperSamConfig, SuperSamModel
+from .engine import Engine
+from .finetune import FinetuneArguments, finetune
+from .losses import LossArguments
+
+
+@dataclass
+class PretrainArguments(FinetuneArguments):
+    """A small SAM, trained from scratch or from a ViT/DeiT encoder."""
+
+    enabled: bool = False
+    """Run this stage; false: `model.name` is loaded."""
+    encoder: str | None = None
+    """ViT or DeiT checkpoint (Hub or folder) to start the encoder from; its shape replaces the four below."""
+    image_size: int = 96
+    """Input size, px a side."""
+    patch_size: int = 16
+    """Patch size, px a side."""
+    hidden_size: int = 128
+    """Width of the encoder."""
+    num_hidden_layers: int = 12
+    """Depth of the encoder."""
+    num_attention_heads: int = 4
+    """Heads of the encoder."""
+    mlp_ratio: float = 4.0
+    """MLP width over encoder width."""
+    window_size: int = 0
+    """Attention windows of this many patches a side; 0: global attention everywhere."""
+    global_attn_indexes: list[int] = field(default_factory=lambda: [2, 5, 8, 11])
+    """Layers with global attention where `window_size` is set."""
+    decoder_size: int = 256
+    """Width of the prompt encoder and the mask decoder."""
+    learning_rate: float = 5e-4
+    """AdamW's peak learning rate."""
+    lr_schedule: str = "cosine"
+    """Shape of the decay."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient norm to this."""
+    train_prompt_encoder: bool = True
+    """The prompt encoder starts from nothing, so it is trained."""
+    loss: LossArguments = field(default_factory=lambda: LossArguments(bce_weight=1.0, iou_weight=1.0))
+    """Loss terms."""
+
+
+def new_sam(args: PretrainArguments) -> SuperSamModel:
+    """An untrained SAM of these sizes, with the initialisation that stock configs lack.
+
+    Stock `SamVisionConfig` starts the neck at zero (`initializer_range` 1e-10) and prompt positions as noise (`scale`
+    `hidden_size // 2`); here they are 0.02 and, as in the original SAM, 1.0.
+    """
+    source = None
+    shape = {
+        "hidden_size": args.hidden_size,
+        "num_hidden_layers": args.num_hidden_layers,
+        "num_attention_heads": args.num_attention_heads,
+        "mlp_dim": int(args.hidden_size * args.mlp_ratio),
+        "patch_size": args.patch_size,
+    }
+    if args.encoder is not None:
+        source = load_vit(args.encoder)
+        shape = {k: getattr(source.config, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+        shape |= {"mlp_dim": source.config.intermediate_size, "patch_size": source.config.patch_size}
+        shape |= {"layer_norm_eps": source.config.layer_norm_eps}
+    torch.manual_seed(args.seed)
+    windowed = {"window_size": args.window_size, "global_attn_indexes": args.global_attn_indexes}
+    patch = shape["patch_size"]
+    config = SuperSamConfig(
+        vision_config={
+            "image_size": args.image_size,
+            "output_channels": args.decoder_size,
+            "num_pos_feats": args.decoder_size // 2,
+            "initializer_range": 0.02,
+            "scale": 1.0,
+            **shape,
+            **windowed,
+        },
+        prompt_encoder_config={"image_size": args.image_size, "patch_size": patch, "hidden_size": args.decoder_size},
+        mask_decoder_config={
+            "hidden_size": args.decoder_size,
+            "iou_head_hidden_dim": args.decoder_size,
+            "mlp_dim": 8 * args.decoder_size,
+        },
+    )
+    model = SuperSamModel(config)
+    # Positions that start at zero leave patches indistinguishable to a model that learns them from nothing.
+    torch.nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
+    if source is not None:
+        model.vision_encoder.load_state_dict(vit_encoder_weights(source, model), strict=False)
+    return model
+
+
+def load_vit(name: str) -> Any:
+    """The ViT inside a ViT or DeiT checkpoint; `ValueError` for another architecture."""
+    model_type = AutoConfig.from_pretrained(name).model_type
+    if model_type not in ("vit", "deit"):
+        raise ValueError(f"`encoder` must be a ViT or DeiT checkpoint, but {name!r} is of type {model_type!r}.")
+    return AutoModel.from_pretrained(name, add_pooling_layer=False)
+
+
+@torch.no_grad()
+def vit_encoder_weights(vit: Any, model: SuperSamModel) -> dict[str, torch.Tensor]:
+    """A ViT's weights under the names of SAM's encoder; class tokens dropped, positions interpolated to the grid."""
+    grid = model.vision_encoder.pos_embed.shape[1]
+    positions = vit.embeddings.position_embeddings[0]
+    tokens = positions.shape[0] - vit.embeddings.patch_embeddings.num_patches
+    side = round(vit.embeddings.patch_embeddings.num_patches**0.5)
+    # (tokens + side * side, channel) -> (1, channel, side, side) -> (1, grid, grid, channel)
+    positions = positions[tokens:].T.reshape(1, -1, side, side)
+    positions = F.interpolate(positions, size=(grid, grid), mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    state = {"pos_embed": positions}
+    for name in ("weight", "bias"):
+        state[f"patch_embed.projection.{name}"] = getattr(vit.embeddings.patch_embeddings.projection, name)
+        for i, layer in enumerate(vit.layers):
+            attention, prefix = layer.attention, f"layers.{i}."
+            parts = [getattr(linear, name) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
+            state[f"{prefix}attn.qkv.{name}"] = torch.cat(parts)
+            state[f"{prefix}attn.proj.{name}"] = getattr(attention.o_proj, name)
+            state[f"{prefix}layer_norm1.{name}"] = getattr(layer.layernorm_before, name)
+            state[f"{prefix}layer_norm2.{name}"] = getattr(layer.layernorm_after, name)
+            state[f"{prefix}mlp.lin1.{name}"] = getattr(layer.mlp.fc1, name)
+            state[f"{prefix}mlp.lin2.{name}"] = getattr(layer.mlp.fc2, name)
+    return state
+
+
+def pretrain(model: SuperSamModel, loader: DataLoader, args: PretrainArguments, output_dir: Any) -> SuperSamModel:
+    """Trains a [`new_sam`] on single masks, prompt encoder included."""
+    return finetune(model, loader, args, output_dir, description="pretrain")
+
+
+__all__ = ["Engine", "PretrainArguments", "load_vit", "new_sam", "pretrain", "vit_encoder_weights"]
