@@ -1,0 +1,157 @@
+"""The canonical segmentation example that every source is turned into, and its masks as COCO run lengths."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+# Part of the key under which converted datasets are cached: to be raised when a conversion changes.
+CONVERSION = 1
+EXIF_ORIENTATION = 0x0112
+# Orientations 5 to 8 turn the picture by 90 degrees: width and height change places when it is decoded.
+EXIF_QUARTER_TURNS = (5, 6, 7, 8)
+
+
+def canonical_features() -> "Features":
+    """Columns of a canonical dataset.
+
+    `image` (RGB or anything `to_rgb` takes), `image_id` (string) and `objects`, a dict of lists with one entry an
+    object: `segmentation` (COCO compressed run lengths, `size` = [height, width]), `bbox` (COCO [x, y, width, height]
+    in absolute pixels) and `area` (pixels).
+    """
+    from datasets import Features, Image, List, Value
+
+    run_lengths = {"size": List(Value("int32")), "counts": Value("string")}
+    objects = {"segmentation": List(run_lengths), "bbox": List(List(Value("float32"))), "area": List(Value("int64"))}
+    return Features({"image": Image(), "image_id": Value("string"), "objects": objects})
+
+
+def rles_to_objects(rles: list[dict[str, Any]]) -> dict[str, list]:
+    """`objects` of a canonical example from compressed run lengths; masks without a pixel are left out."""
+    from pycocotools import mask as coco_mask
+
+    # One call a mask: `area` of pycocotools 2.0.11 overflows on lists of more than 255.
+    areas = [int(coco_mask.area(rle)) for rle in rles]
+    kept = [(rle, area) for rle, area in zip(rles, areas) if area > 0]
+    return {
+        "segmentation": [{"size": list(map(int, rle["size"])), "counts": _as_text(rle["counts"])} for rle, _ in kept],
+        "bbox": [coco_mask.toBbox(rle).tolist() for rle, _ in kept],
+        "area": [area for _, area in kept],
+    }
+
+
+def encode_masks(masks: list[np.ndarray]) -> dict[str, list]:
+    """`objects` of a canonical example from boolean masks (height, width); masks without a pixel are left out."""
+    from pycocotools import mask as coco_mask
+
+    return rles_to_objects([coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks])
+
+
+def decode_mask(rle: dict[str, Any]) -> np.ndarray:
+    """One boolean mask (height, width) from compressed run lengths."""
+    from pycocotools import mask as coco_mask
+
+    return coco_mask.decode(rle).astype(bool)
+
+
+def decode_masks(objects: dict[str, list]) -> np.ndarray:
+    """Boolean masks (n, height, width) of a canonical example; (0, 0, 0) where it has no object."""
+    masks = [decode_mask(rle) for rle in objects["segmentation"]]
+    return np.stack(masks) if masks else np.zeros((0, 0, 0), dtype=bool)
+
+
+def instances_to_objects(id_map: np.ndarray) -> dict[str, list]:
+    """`objects` of a canonical example from a map of instance ids (height, width), 0 = background.
+
+    The runs of equal ids are found once for the whole map, so the work does not grow with the number of instances.
+    """
+    from pycocotools import mask as coco_mask
+
+    height, width = id_map.shape
+    flat = id_map.ravel(order="F")  # run lengths go down the columns
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    ids = flat[starts]
+    rles = []
+    for runs in _groups(ids):
+        if ids[runs[0]] == 0:
+            continue
+        # Alternating lengths of outside and inside: the edges of this id's runs, and the end of the map.
+        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(np.concatenate([[0], edges, [flat.size]]))
+        counts = counts[:-1] if counts[-1] == 0 else counts
+        rles.append(coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width))
+    return rles_to_objects(rles)
+
+
+def segmentation_to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
+    """Compressed run lengths of a COCO `segmentation`: polygons, plain or compressed run lengths.
+
+    Returns `None` where there is nothing to draw (polygons of fewer than three corners).
+    """
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], (str, bytes)):
+            return segmentation
+        return coco_mask.frPyObjects(segmentation, height, width)
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
+
+
+def segmentations_to_objects(segmentations: list[Any], size: tuple[int, int], name: str) -> dict[str, list]:
+    """`objects` of a canonical example from COCO segmentations of an image of (height, width), named in errors."""
+    rles = [rle for seg in segmentations if (rle := segmentation_to_rle(seg, *size)) is not None]
+    for rle in rles:
+        check_mask_size(rle["size"], size, name)
+    return rles_to_objects(rles)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An 8-bit RGB image. Images of more than 8 bits are stretched from their own darkest to brightest value."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float32)
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(np.uint8(np.round((values - low) * (255 / max(high - low, 1e-6)))))
+    return image.convert("RGB")
+
+
+def decoded_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) that an opened image has once it is decoded and turned upright; reads the header only."""
+    width, height = image.size
+    turned = image.getexif().get(EXIF_ORIENTATION, 1) in EXIF_QUARTER_TURNS
+    return (width, height) if turned else (height, width)
+
+
+def id_map_array(image: Image.Image, name: str) -> np.ndarray:
+    """Integer ids (height, width) from a one-channel image; `ValueError` naming the image for any other mode."""
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise ValueError(
+            f"The masks of image {name!r} have mode {image.mode}; "
+            "instance ids need one channel (modes 1, L, P, I, I;16)."
+        )
+    return np.asarray(image).astype(np.int64)
+
+
+def check_mask_size(mask_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
+    """Raises `ValueError` unless a mask and its image agree in (height, width)."""
+    if tuple(mask_size) != tuple(image_size):
+        raise ValueError(
+            f"A mask of image {name!r} is {mask_size[0]} x {mask_size[1]} px (height x width), "
+            f"the image {image_size[0]} x {image_size[1]}; they must be of one size."
+        )
+
+
+def _groups(ids: np.ndarray) -> list[np.ndarray]:
+    """Positions of equal ids, one array an id, each in ascending order."""
+    order = np.argsort(ids, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(ids[order])) + 1)
+
+
+def _as_text(counts: str | bytes) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts

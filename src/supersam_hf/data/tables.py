@@ -1,0 +1,97 @@
+"""Datasets whose rows already hold image and masks, turned into canonical ones (see `canonical_features`)."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from .canonical import (
+    CONVERSION,
+    canonical_features,
+    check_mask_size,
+    decoded_size,
+    id_map_array,
+    instances_to_objects,
+    segmentations_to_objects,
+)
+from .splits import open_stored
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def from_instances(source: "str | Path | Dataset", split: str = "train") -> "Dataset":
+    """From columns `image` and `instances` (a one-channel PNG of instance ids, 8 or 16 bits, 0 = background).
+
+    Args:
+        source (`str`, `Path` or `Dataset`): Parquet file, folder of `<split>.parquet`, folder of `save_to_disk`,
+            dataset id on the Hub, or a dataset.
+        split (`str`, *optional*, defaults to `"train"`): Split; "val" and "validation" mean the same.
+
+    Raises:
+        ValueError: If a column or split is not there, or an id map is not of its image's size (naming the image).
+    """
+    return _convert(open_stored(source, split), _convert_instances, ("image", "instances"))
+
+
+def from_canonical(source: "str | Path | Dataset", split: str = "train") -> "Dataset":
+    """From columns `image` and `objects`: a dict of lists or a list of dicts with at least `segmentation` (COCO run
+    lengths or polygons). Boxes and areas are taken anew from the masks. Arguments and errors as `from_instances`.
+    """
+    return _convert(open_stored(source, split), _convert_objects, ("image", "objects"))
+
+
+def _convert(data: "Dataset", function: Any, needed: tuple[str, str]) -> "Dataset":
+    """Maps rows to canonical ones; the images pass through as the bytes they are."""
+    from datasets import Image as ImageFeature
+
+    missing = [name for name in needed if name not in data.column_names]
+    if missing:
+        raise ValueError(
+            f"The dataset has columns {data.column_names}, but no {missing}. Masks are needed: columns `image` and "
+            "`instances` (map of instance ids), or `image` and `objects` with a `segmentation` (COCO run lengths)."
+        )
+    data = data.cast_column("image", ImageFeature(decode=False))
+    dropped = [name for name in data.column_names if name != "image"]
+    converted = data.map(
+        function,
+        with_indices=True,
+        remove_columns=dropped,
+        features=canonical_features(),
+        fn_kwargs={"conversion": CONVERSION},
+        desc="Converting masks",
+    )
+    return converted.select_columns(list(canonical_features()))
+
+
+def _convert_instances(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
+    name = _row_name(row, index)
+    ids = id_map_array(row["instances"], name)
+    check_mask_size(ids.shape, _cell_size(row["image"]), name)
+    return {"image_id": name, "objects": instances_to_objects(ids)}
+
+
+def _convert_objects(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
+    name, objects = _row_name(row, index), row["objects"]
+    fields = set(objects) if isinstance(objects, dict) else {key for item in objects for key in item}
+    if objects and "segmentation" not in fields:
+        raise ValueError(
+            f"`objects` of image {name!r} has {sorted(fields)}, but no `segmentation` (COCO run lengths)."
+        )
+    masks = objects["segmentation"] if isinstance(objects, dict) else [item["segmentation"] for item in objects]
+    return {"image_id": name, "objects": segmentations_to_objects(masks, _cell_size(row["image"]), name)}
+
+
+def _row_name(row: dict[str, Any], index: int) -> str:
+    for column in ("image_id", "id"):
+        if column in row:
+            return str(row[column])
+    return str(index)
+
+
+def _cell_size(cell: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of an image column's cell, from its header."""
+    with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
+        return decoded_size(image)

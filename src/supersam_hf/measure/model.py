@@ -1,0 +1,161 @@
+"""All that is measured of one SAM: size, work, latency, throughput and peak memory, with what it ran on."""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..elastic.cost import SamShape, count_macs, count_parameters
+from ..models.supersam.configuration_supersam import SuperSamConfig
+from ..models.supersam.elastic_supersam import Subnet
+from .hardware import hardware
+from .latency import Latency, measure_latency
+from .memory import measure_peak_memory
+
+
+@dataclass(frozen=True)
+class ModelMeasurement:
+    """One model (or subnet) measured on one machine. Image encoder, prompt encoder and mask decoder are all in it;
+    the processor, which resizes images and masks, is not.
+
+    Args:
+        parameters (`int`): Of the model, or of the subnet as if it were extracted.
+        macs (`int`): Multiply-accumulates for one image with its prompts.
+        latency ([`Latency`]): Of one batch, in milliseconds.
+        images_per_second (`float`): Throughput at the median latency.
+        weight_bytes (`int`): What the parameters take.
+        peak_memory_bytes (`int`, *optional*): What one batch takes at its peak on top of the weights (see
+            [`measure_peak_memory`]); `None` if not measured.
+        batch_size (`int`): Images in a batch.
+        num_prompts (`int`): Box prompts an image.
+        image_size (`int`): In pixels a side.
+        dtype (`str`): Of the weights.
+        attn_implementation (`str`): "eager" or "sdpa".
+        hardware (`dict`): What it ran on (see [`hardware`]).
+    """
+
+    parameters: int
+    macs: int
+    latency: Latency
+    images_per_second: float
+    weight_bytes: int
+    peak_memory_bytes: int | None
+    batch_size: int
+    num_prompts: int
+    image_size: int
+    dtype: str
+    attn_implementation: str
+    hardware: dict[str, str | int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return asdict(self)
+
+
+def measure_model(
+    model: PreTrainedModel,
+    *,
+    subnet: Subnet | None = None,
+    image_size: int | None = None,
+    batch_size: int = 1,
+    num_prompts: int = 1,
+    dtype: torch.dtype | None = None,
+    warmup: int = 3,
+    repeats: int = 10,
+    memory: bool = True,
+) -> ModelMeasurement:
+    """Measures a SAM on the device it is on: by default one image with one box prompt, encoder and decoder.
+
+    The model comes back as it was given. A subnet that runs inside its supernet pays for slicing attention heads; for
+    the numbers of the model that is deployed, measure `model.extract(subnet)`.
+
+    Args:
+        model (`SuperSamModel` or `SamModel`): On cpu, cuda or mps.
+        subnet ([`Subnet`], *optional*): Runs this subnet; `SuperSamModel` only.
+        image_size (`int`, *optional*): In pixels a side; other than the model's own for `SuperSamModel` only.
+        batch_size (`int`): Images in a batch.
+        num_prompts (`int`): Box prompts an image.
+        dtype (`torch.dtype`, *optional*): Measures a copy of the model in this dtype.
+        warmup (`int`): Batches that are not timed.
+        repeats (`int`): Batches that are timed.
+        memory (`bool`): Whether to measure peak memory too, which takes some seconds on the CPU.
+
+    Raises:
+        ValueError: For a number below 1, a subnet that does not fit, or a stock model asked for another size.
+    """
+    _check(model, subnet, image_size, batch_size=batch_size, num_prompts=num_prompts)
+    if memory and model.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"Peak memory is measured on cpu and cuda, not {model.device.type}; give `memory=False`.")
+    was_training = model.training
+    measured = _as_asked(model, image_size, dtype).eval()
+    try:
+        inputs = example_inputs(measured, batch_size, num_prompts)
+        latency = _latency(measured, inputs, subnet, warmup, repeats)
+        peak = measure_peak_memory(measured, inputs, subnet) if memory else None
+    finally:
+        model.train(was_training)
+    parameters = count_parameters(measured.config, subnet)
+    return ModelMeasurement(
+        parameters=parameters,
+        macs=count_macs(measured.config, subnet, num_prompts),
+        latency=latency,
+        images_per_second=batch_size / (latency.median_ms / 1e3),
+        weight_bytes=parameters * measured.dtype.itemsize,
+        peak_memory_bytes=peak,
+        batch_size=batch_size,
+        num_prompts=num_prompts,
+        image_size=measured.config.vision_config.image_size,
+        dtype=str(measured.dtype).removeprefix("torch."),
+        attn_implementation=measured.config._attn_implementation,
+        hardware=hardware(measured.device),
+    )
+
+
+def example_inputs(model: PreTrainedModel, batch_size: int = 1, num_prompts: int = 1) -> dict[str, Any]:
+    """Arguments for one call of a SAM: a random image batch (batch, 3, size, size) and the same box (batch, prompts,
+    4), half the image wide, for every prompt; one mask a prompt."""
+    vision = model.config.vision_config
+    size, shape = vision.image_size, (vision.num_channels, vision.image_size, vision.image_size)
+    box = torch.tensor([size / 4, size / 4, 3 * size / 4, 3 * size / 4], device=model.device)
+    return {
+        "pixel_values": torch.randn(batch_size, *shape, device=model.device, dtype=model.dtype),
+        "input_boxes": box.expand(batch_size, num_prompts, 4),
+        "multimask_output": False,
+    }
+
+
+def _latency(
+    model: PreTrainedModel, inputs: dict[str, Any], subnet: Subnet | None, warmup: int, repeats: int
+) -> Latency:
+    arguments = inputs if subnet is None else {**inputs, "subnet": subnet}
+    with torch.inference_mode():
+        return measure_latency(lambda: model(**arguments), warmup=warmup, repeats=repeats, device=model.device)
+
+
+def _as_asked(model: Any, image_size: int | None, dtype: torch.dtype | None) -> Any:
+    """The model itself, or a copy in another size or dtype."""
+    if image_size not in (None, model.config.vision_config.image_size):
+        model = model.resized(image_size)
+    if dtype not in (None, model.dtype):
+        model = copy.deepcopy(model).to(dtype)
+    return model
+
+
+def _check(model: Any, subnet: Subnet | None, image_size: int | None, **counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+    SamShape.from_config(model.config).kept(subnet)
+    if model.config.model_type == SuperSamConfig.model_type:
+        return
+    if subnet is not None:
+        # stock SAM would swallow the argument and run whole
+        raise ValueError("A stock SamModel runs no `subnet`; load the checkpoint as a SuperSamModel.")
+    own_size = model.config.vision_config.image_size
+    if image_size not in (None, own_size):
+        raise ValueError(f"`image_size` of a stock SAM is its own, {own_size}, got {image_size}; use SuperSamModel.")
+
+
+__all__ = ["ModelMeasurement", "example_inputs", "measure_model"]

@@ -1,0 +1,141 @@
+"""A recipe: every value of a SuperSAM run, one section a stage. What the YAML files and the command line fill in."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .data.arguments import DataArguments
+from .search.search import SearchArguments
+from .training.finetune import FinetuneArguments
+from .training.pretrain import PretrainArguments
+from .training.sandwich import SandwichArguments
+
+
+@dataclass
+class ModelArguments:
+    """The SAM to start from."""
+
+    name: str | None = None
+    """Hub id or folder of a SAM or SuperSAM checkpoint (facebook/sam-vit-base, ...); not needed with pretrain.enabled."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    image_size: int | None = None
+    """Input size in px a side, positions interpolated; null: the checkpoint's."""
+    window_size: int | None = None
+    """Attention window in patches a side; null: the checkpoint's."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel."""
+
+
+@dataclass
+class SpaceArguments:
+    """The elastic space. Nulls are filled from the layer ranking, or from the paper's numbers."""
+
+    protected_layers: list[int] = field(default_factory=lambda: [0])
+    """Layers neither removed nor narrowed."""
+    prunable_layers: list[int] | None = None
+    """Layers a subnet may leave out; null: what rank-layers proposes, else 1 2 5 6 9 of 12."""
+    prune_probability: float = 0.5
+    """How often a prunable layer is left out when a subnet is sampled, 0 to 1."""
+    mlp_windows: list[int] | None = None
+    """MLP windows in hidden units; null: 1/4, 1/3, 1/2, 3/4 of the width, rounded down to a multiple of 12."""
+    attention_windows: list[int] = field(default_factory=list)
+    """Attention windows as a width over all heads; empty: attention is not elastic."""
+
+
+@dataclass
+class RankArguments:
+    """Layer ranking: mIoU with each layer removed, then greedy cumulative removal."""
+
+    enabled: bool = True
+    """Run this stage in the pipeline."""
+    num_images: int = 100
+    """Images of the holdout to rank on (the paper uses 100)."""
+    max_removed: int = 6
+    """Length of the greedy removal, in layers."""
+    max_drop: float = 0.1
+    """Largest relative loss of mIoU that the proposed prunable set may cost."""
+    max_prunable: int | None = None
+    """Most layers proposed; null: 5 of 12."""
+
+
+@dataclass
+class ReorderArguments:
+    """Reordering before training."""
+
+    method: Literal["wanda", "magnitude", "none"] = "wanda"
+    """Saliency of a channel."""
+    combine: Literal["rank", "score"] = "rank"
+    """Average the ranks of rows and columns (paper) or their raw scores (released code)."""
+    num_images: int = 16
+    """Training images that calibrate Wanda."""
+
+
+@dataclass
+class EvaluateArguments:
+    """Evaluation on the evaluation split."""
+
+    num_sampled: int = 20
+    """Sampled subnets beside the largest and the smallest."""
+    seed: int = 0
+    """Seed of the sampled subnets."""
+    multimask: bool = True
+    """Also measure the three-mask output (oracle and predicted pick) of the named models."""
+    before: bool = True
+    """In the pipeline, evaluate before training as well."""
+    subnets: list[str] = field(default_factory=list)
+    """JSON files of further subnets to evaluate."""
+
+
+@dataclass
+class MeasureArguments:
+    """Latency and memory on this machine, one image with one box prompt."""
+
+    enabled: bool = True
+    """Measure in the pipeline's report."""
+    batch_size: int = 1
+    """Images a forward."""
+    repeats: int = 20
+    """Timed forwards; median and spread are reported."""
+    warmup: int = 3
+    """Forwards before timing."""
+
+
+@dataclass
+class Recipe:
+    """A SuperSAM run."""
+
+    output_dir: str = "runs/supersam"
+    """Folder of everything the run writes. A stage whose output is there is not run again."""
+    holdout_images: int = 100
+    """Last training images that are kept out of training, to rank layers and to search on (never the evaluation split)."""
+    model: ModelArguments = field(default_factory=ModelArguments)
+    data: DataArguments = field(default_factory=DataArguments)
+    pretrain: PretrainArguments = field(default_factory=PretrainArguments)
+    space: SpaceArguments = field(default_factory=SpaceArguments)
+    rank_layers: RankArguments = field(default_factory=RankArguments)
+    reorder: ReorderArguments = field(default_factory=ReorderArguments)
+    train: SandwichArguments = field(default_factory=SandwichArguments)
+    finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
+    search: SearchArguments = field(default_factory=lambda: SearchArguments(max_params=0.6))
+    evaluate: EvaluateArguments = field(default_factory=EvaluateArguments)
+    measure: MeasureArguments = field(default_factory=MeasureArguments)
+
+    def __post_init__(self) -> None:
+        if self.model.name is None and not self.pretrain.enabled:
+            raise ValueError("`model.name` is missing: give a SAM checkpoint, or set `pretrain.enabled: true`.")
+        if self.holdout_images < 1:
+            raise ValueError(f"`holdout_images` must be 1 or more, got {self.holdout_images}.")
+        if self.pretrain.enabled and self.pretrain.mixed_precision != self.train.mixed_precision:
+            raise ValueError(
+                "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
+            )
+
+    def sections(self, *names: str) -> dict[str, Any]:
+        """These sections as plain data, without what may change between a run and its continuation."""
+        values = asdict(self)
+        chosen = {name: values[name] for name in names}
+        for section in chosen.values():
+            if isinstance(section, dict):
+                for key in ("num_workers", "report_to", "resume", "save_steps", "save_total_limit", "logging_steps"):
+                    section.pop(key, None)
+        return chosen

@@ -1,0 +1,109 @@
+"""The search log: one JSON line for every ask, on disk before the next ask."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .objective import Evaluation
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One ask of the engine and its answer: one line of the log.
+
+    Args:
+        ask (`int`): Counts every ask, from 1.
+        trial (`int`, *optional*): Counts the distinct subnets whose quality was run, from 1; None if this is not one.
+        cached (`bool`): Whether the subnet had been asked for before and was answered from memory.
+        evaluation (`Evaluation`): How it did.
+    """
+
+    ask: int
+    trial: int | None
+    cached: bool
+    evaluation: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ask": self.ask, "trial": self.trial, "cached": self.cached, **self.evaluation.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Ask":
+        return cls(data["ask"], data["trial"], data["cached"], Evaluation.from_dict(data))
+
+
+class SearchLog:
+    """Opens a log for appending, or starts one. `asks` are the lines that were there.
+
+    A last line without its newline was cut off when the process was killed: it is dropped, and a warning says so.
+
+    Args:
+        path (`str` or `Path`): The JSONL file. Its folder is made.
+        header (`dict`): What must be the same for a search to go on: JSON values, nested at will.
+
+    Raises:
+        ValueError: If the log was begun with another header (the differing field is named), or a line is not readable.
+    """
+
+    def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self._whole_lines()
+        if lines:
+            self._check_header(lines[0], json.loads(json.dumps(header)))
+        self.asks = [Ask.from_dict(line) for line in lines[1:]]
+        self._file = self.path.open("a", encoding="utf-8")
+        if not lines:
+            self._write(header)
+
+    def append(self, ask: Ask) -> None:
+        self._write(ask.to_dict())
+
+    def __enter__(self) -> "SearchLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def _write(self, data: dict[str, Any]) -> None:
+        self._file.write(json.dumps(data) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"Line {number} of {self.path} is not JSON; repair the log or delete it.") from error
+        if len(whole) < len(content):
+            logger.warning("The last line of %s was cut off while it was written; it is dropped.", self.path)
+            os.truncate(self.path, len(whole))
+        return lines
+
+    def _check_header(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        before, now = _flat(found), _flat(wanted)
+        for field in sorted({*before, *now}):
+            if before.get(field) != now.get(field):
+                raise ValueError(
+                    f"{self.path} was begun with `{field}` = {before.get(field)}, now it is {now.get(field)}. "
+                    "Take the same settings to resume, or another log."
+                )
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,189 @@
+"""What a search is for: a budget of hard limits, and what to maximise or minimise within it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
+
+
+Goal = Literal["quality", "params", "macs"]
+GOALS = ("quality", "params", "macs")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hard limits on a subnet; None is no limit.
+
+    Args:
+        max_params (`float`, *optional*): Most parameters. A value up to 1 is a fraction of the largest subnet's:
+            0.6 is 60 %.
+        max_macs (`float`, *optional*): Most multiply-accumulates. A value up to 1 is a fraction, as above.
+        max_latency_ms (`float`, *optional*): Longest run time, in milliseconds, as measured.
+        min_quality (`float`, *optional*): Least quality, in [0, 1]: 0.8 is an mIoU of 80 %.
+
+    Raises:
+        ValueError: If a limit is not a positive number, or `min_quality` is not in [0, 1].
+    """
+
+    max_params: float | None = None
+    max_macs: float | None = None
+    max_latency_ms: float | None = None
+    min_quality: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, what in (("max_params", "parameters"), ("max_macs", "multiply-accumulates")):
+            value = self.to_dict()[name]
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(
+                    f"`{name}` is {value}; give a number of {what}, or a fraction of the largest subnet's in (0, 1]."
+                )
+        if self.max_latency_ms is not None and not (math.isfinite(self.max_latency_ms) and self.max_latency_ms > 0):
+            raise ValueError(f"`max_latency_ms` is {self.max_latency_ms}; give a time above 0, in milliseconds.")
+        if self.min_quality is not None and not 0 <= self.min_quality <= 1:
+            raise ValueError(f"`min_quality` is {self.min_quality}; give it in [0, 1] (0.8 for 80 %).")
+
+    def resolve(self, largest_params: int, largest_macs: int) -> "Budget":
+        """This budget with its fractions turned into numbers."""
+
+        def absolute(limit: float | None, largest: int) -> float | None:
+            return limit if limit is None or limit > 1 else limit * largest
+
+        return Budget(
+            absolute(self.max_params, largest_params),
+            absolute(self.max_macs, largest_macs),
+            self.max_latency_ms,
+            self.min_quality,
+        )
+
+    def to_dict(self) -> dict[str, float | None]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How one subnet did.
+
+    Args:
+        subnet (`Subnet`): The subnet.
+        params (`int`): Its parameters.
+        macs (`int`): Its multiply-accumulates.
+        latency_ms (`float`, *optional*): Its latency; None where it was not measured.
+        quality (`float`, *optional*): Its quality; None where a limit was passed before any image was run.
+        exceeded (`str`, *optional*): Name of the limit it does not keep; None if it is feasible.
+        score (`float`, *optional*): What the search engine is told; None if quality was not run.
+    """
+
+    subnet: Subnet
+    params: int
+    macs: int
+    latency_ms: float | None = None
+    quality: float | None = None
+    exceeded: str | None = None
+    score: float | None = None
+
+    @property
+    def feasible(self) -> bool:
+        return self.exceeded is None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "subnet": self.subnet.to_dict(), "feasible": self.feasible}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Evaluation":
+        fields = {key: data[key] for key in cls.__dataclass_fields__}
+        return cls(**{**fields, "subnet": Subnet.from_dict(data["subnet"])})
+
+
+class Objective:
+    """Evaluates subnets, cheapest question first: closed-form cost, then latency, then quality.
+
+    Args:
+        space (`ElasticSpace`): The space that is searched.
+        budget (`Budget`): Hard limits.
+        params (`Callable[[Subnet], int]`): Parameters of a subnet, in closed form.
+        macs (`Callable[[Subnet], int]`): Multiply-accumulates of a subnet, in closed form.
+        quality (`Callable[[Subnet], float]`): Quality of a subnet, higher is better, such as its mIoU in [0, 1]. The
+            expensive one: it runs images.
+        latency_ms (`Callable[[Subnet], float]`, *optional*): Measures a subnet, in milliseconds. Called only if the
+            budget limits latency.
+        goal (`str`, *optional*, defaults to `"quality"`): `"quality"` maximises quality; `"params"` and `"macs"`
+            minimise that cost among the subnets that reach `min_quality`.
+
+    Raises:
+        ValueError: If no subnet can keep the budget, or the budget lacks what the goal or a limit needs.
+    """
+
+    def __init__(
+        self,
+        space: ElasticSpace,
+        budget: Budget,
+        params: Callable[[Subnet], int],
+        macs: Callable[[Subnet], int],
+        quality: Callable[[Subnet], float],
+        latency_ms: Callable[[Subnet], float] | None = None,
+        goal: Goal = "quality",
+    ) -> None:
+        if goal not in GOALS:
+            raise ValueError(f"`goal` is {goal!r}; it may be one of {list(GOALS)}.")
+        if goal != "quality" and budget.min_quality is None:
+            raise ValueError(f'`goal` "{goal}" needs `min_quality`: without it the smallest subnet is the answer.')
+        if budget.max_latency_ms is not None and latency_ms is None:
+            raise ValueError("`max_latency_ms` is given but `latency_ms` is not; give a function that measures it.")
+        self.space, self.budget, self.goal = space, budget, goal
+        self.params, self.macs, self.quality, self.latency_ms = params, macs, quality, latency_ms
+        self.largest = Evaluation(space.largest(), params(space.largest()), macs(space.largest()))
+        self.limits = budget.resolve(self.largest.params, self.largest.macs)
+        self._check_smallest("max_params", params(space.smallest()), self.largest.params)
+        self._check_smallest("max_macs", macs(space.smallest()), self.largest.macs)
+
+    def _check_smallest(self, limit: str, least: int, largest: int) -> None:
+        allowed = self.limits.to_dict()[limit]
+        if allowed is not None and least > allowed:
+            raise ValueError(
+                f"No subnet of this space keeps `{limit}` = {self.budget.to_dict()[limit]:,}: the smallest has "
+                f"{least:,} ({least / largest:.1%} of the largest). Give `{limit}` of at least {least:,}, or a space "
+                "with narrower windows or more prunable layers."
+            )
+
+    def check_latency(self) -> None:
+        """Measures the smallest subnet and raises `ValueError` if already that one is too slow."""
+        limit = self.limits.max_latency_ms
+        if limit is None or self.latency_ms is None:
+            return
+        least = self.latency_ms(self.space.smallest())
+        if least > limit:
+            raise ValueError(
+                f"No subnet of this space keeps `max_latency_ms` = {limit:g}: the smallest took {least:.1f} ms here. "
+                "Give a higher limit, a smaller image size, or a faster device."
+            )
+
+    def evaluate(self, subnet: Subnet) -> Evaluation:
+        """Answers for one subnet; stops at the first limit that it does not keep."""
+        params, macs = self.params(subnet), self.macs(subnet)
+        latency_ms, limits = None, self.limits
+        if limits.max_params is not None and params > limits.max_params:
+            return Evaluation(subnet, params, macs, exceeded="max_params")
+        if limits.max_macs is not None and macs > limits.max_macs:
+            return Evaluation(subnet, params, macs, exceeded="max_macs")
+        if limits.max_latency_ms is not None and self.latency_ms is not None:
+            latency_ms = float(self.latency_ms(subnet))
+            if latency_ms > limits.max_latency_ms:
+                return Evaluation(subnet, params, macs, latency_ms, exceeded="max_latency_ms")
+        quality = float(self.quality(subnet))
+        if not math.isfinite(quality):
+            raise ValueError(f"`quality` of {subnet.to_json()} is {quality}; a search needs a finite number.")
+        reached = limits.min_quality is None or quality >= limits.min_quality
+        score = self._score(params, macs, quality)
+        return Evaluation(subnet, params, macs, latency_ms, quality, None if reached else "min_quality", score)
+
+    def _score(self, params: int, macs: int, quality: float) -> float:
+        if self.goal == "quality" or self.limits.min_quality is None:
+            return quality
+        # Deb's rule: whatever is feasible (0 to 1) beats whatever is not (below 0), and that is ranked by its lack.
+        if quality < self.limits.min_quality:
+            return quality - self.limits.min_quality
+        if self.goal == "params":
+            return 1 - params / self.largest.params
+        return 1 - macs / self.largest.macs

@@ -1,0 +1,120 @@
+"""Small random SAMs, and where the real images and checkpoints lie."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import SamConfig, SamModel
+
+from supersam_hf import SuperSamModel, SuperSamProcessor
+from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
+
+
+SHARED = Path(os.environ.get("SUPERSAM_HF_SHARED", Path(__file__).parents[1].parent / "shared"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = pytest.mark.skip(reason=f"no real images and checkpoints at {SHARED} (set SUPERSAM_HF_SHARED)")
+    no_gpu = pytest.mark.skip(reason="no GPU")
+    for item in items:
+        if item.get_closest_marker("shared") and not (SHARED / "weights").is_dir():
+            item.add_marker(missing)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
+
+
+def tiny_config(**vision: object) -> SamConfig:
+    """64 px, a 4 x 4 grid, windows of 3 (which pad), 6 layers of width 48, heads of 16."""
+    shape = {
+        "hidden_size": 48,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 3,
+        "mlp_dim": 192,
+        "image_size": 64,
+        "window_size": 3,
+        "global_attn_indexes": [1, 4],
+        "output_channels": 32,
+        "num_pos_feats": 16,
+        "initializer_range": 0.02,
+        "scale": 1.0,
+        **vision,
+    }
+    return SamConfig(
+        vision_config=shape,
+        prompt_encoder_config={"image_size": shape["image_size"], "hidden_size": 32},
+        mask_decoder_config={"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32},
+    )
+
+
+def randomised(model: SamModel, seed: int = 0) -> SamModel:
+    """Weights of ordinary size everywhere: a fresh SAM has zero relative positions and an all but zero decoder."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            norm = "layer_norm" in name and name.endswith("weight")
+            parameter.copy_(1 + 0.1 * noise if norm else 0.1 * noise)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def stock() -> SamModel:
+    return randomised(SamModel(tiny_config()))
+
+
+@pytest.fixture(scope="session")
+def stock_folder(stock: SamModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stock_sam")
+    stock.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def supernet(stock_folder: Path) -> SuperSamModel:
+    return SuperSamModel.from_pretrained(stock_folder).eval()
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    boxes = [[[5.0, 6.0, 30.0, 40.0], [10.0, 20.0, 60.0, 50.0]]] * 2
+    return {"pixel_values": torch.randn(2, 3, 64, 64, generator=generator), "input_boxes": torch.tensor(boxes)}
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., str]:
+    """Runs a script in a fresh interpreter and returns what it prints; fails with its error output."""
+    import subprocess
+    import sys
+
+    def run(script: str, *arguments: object, check: bool = True) -> str:
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if check and done.returncode:
+            raise AssertionError(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def shapes_loader() -> Callable[..., DataLoader]:
+    """Prompted batches of a few generated 64 px scenes."""
+
+    def make(num_images: int = 8, batch_size: int = 4, training: bool = True, **data: object) -> DataLoader:
+        args = DataArguments(**{"box_padding": 3, "max_objects": 3, "min_area": 20, **data})
+        processor = SuperSamProcessor.for_config(tiny_config())
+        dataset = PromptDataset(
+            shapes(num_images, image_size=64, seed=3), processor.image_processor, args, training=training
+        )
+        return build_loader(dataset, batch_size, seed=args.seed)
+
+    return make
