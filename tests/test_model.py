@@ -282,7 +282,9 @@ def test_relative_positions_are_resized_as_sam_does_on_the_fly(stock: SamModel, 
     assert torch.allclose(resized.get_rel_pos(6, 6, resized.rel_pos_h), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("sizes", "field"), [({"image_size": 100}, "image_size"), ({"window_size": 9}, "window_size")])
+@pytest.mark.parametrize(
+    ("sizes", "field"), [({"image_size": 100}, "image_size"), ({"window_size": 9}, "window_size")]
+)
 def test_sizes_that_do_not_fit_are_refused(stock_folder: Path, sizes: dict, field: str) -> None:
     with pytest.raises(ValueError, match=f"`{field}`"):
         SuperSamModel.from_pretrained(stock_folder, **sizes)

@@ -106,7 +106,10 @@ def expected_training(
             group["lr"] = 1e-3 * lr_factor(step, args)
         for i, subnet in enumerate(subnets_of_step(space, args, step).values()):
             outputs = model(
-                pixel_values=batch["pixel_values"], input_boxes=batch["input_boxes"], multimask_output=False, subnet=subnet
+                pixel_values=batch["pixel_values"],
+                input_boxes=batch["input_boxes"],
+                multimask_output=False,
+                subnet=subnet,
             )
             p, t = outputs.pred_masks[:, :, 0].sigmoid(), batch["low_res_masks"].float()
             loss = (1 - 2 * (p * t).sum((-2, -1)) / (p.sum((-2, -1)) + t.sum((-2, -1)))).mean()
@@ -133,9 +136,7 @@ def test_sandwich_training_is_the_rule_written_out(
         assert parameter.requires_grad != frozen
 
 
-def test_gradient_accumulation_is_a_larger_batch(
-    stock_folder: Path, shapes_loader: Callable, tmp_path: Path
-) -> None:
+def test_gradient_accumulation_is_a_larger_batch(stock_folder: Path, shapes_loader: Callable, tmp_path: Path) -> None:
     results = []
     for batch_size, accumulate in ((8, 1), (2, 4)):
         model = SuperSamModel.from_pretrained(stock_folder)
@@ -171,13 +172,12 @@ def test_distillation_pulls_towards_the_largest() -> None:
 def test_finetuning_learns(stock_folder: Path, shapes_loader: Callable, tmp_path: Path) -> None:
     model = SuperSamModel.from_pretrained(stock_folder)
     extracted = model.extract(space_of(model).smallest())
-    args = FinetuneArguments(
-        max_steps=40, learning_rate=3e-3, save_steps=0, logging_steps=1, loss=LossArguments(bce_weight=1.0)
-    )
+    args = FinetuneArguments(max_steps=40, learning_rate=3e-3, save_steps=0, logging_steps=1)
+    args.loss = LossArguments(bce_weight=1.0)
     finetune(extracted, shapes_loader(), args, tmp_path)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 40
-    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_tensorboard_gets_the_three_losses(stock_folder: Path, shapes_loader: Callable, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_two_processes_give_the_gradients_of_one(stock_folder: Path, tmp_path: P
 
 def test_a_new_sam_avoids_the_traps_of_the_stock_defaults() -> None:
     model = new_sam(PretrainArguments(image_size=64, hidden_size=48, num_hidden_layers=2, num_attention_heads=3))
-    assert model.vision_encoder.neck.conv1.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.vision_encoder.neck.conv1.weight.std().item() == pytest.approx(48**-0.5, rel=0.1)
     assert model.shared_image_embedding.scale == 1.0
     assert model.vision_encoder.pos_embed.std() > 0.01
 
@@ -270,8 +270,15 @@ def test_a_new_sam_avoids_the_traps_of_the_stock_defaults() -> None:
 def test_an_encoder_starts_from_a_vit(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTModel
 
-    vit = ViTModel(ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96,
-                             image_size=64, layer_norm_eps=1e-6, hidden_act="gelu"), add_pooling_layer=False).eval()  # fmt: skip
+    config = ViTConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=96,
+        image_size=64,
+        layer_norm_eps=1e-6,
+    )
+    vit = ViTModel(config, add_pooling_layer=False).eval()
     with torch.no_grad():
         for parameter in vit.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -69,5 +69,7 @@ def gradients(stock: str, output: str, *, rogue: int = 0) -> None:
 
 if __name__ == "__main__":
     verb, *positional = [a for a in sys.argv[1:] if "=" not in a]
-    options = {k: int(v) if v.lstrip("-").isdigit() else v for k, v in (a.split("=") for a in sys.argv[1:] if "=" in a)}
+    options = {
+        k: int(v) if v.lstrip("-").isdigit() else v for k, v in (a.split("=") for a in sys.argv[1:] if "=" in a)
+    }
     {"run": run, "gradients": gradients}[verb](*positional, **options)

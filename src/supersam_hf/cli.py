@@ -76,7 +76,7 @@ def run_verb(verb: str, argv: list[str]) -> int:
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
         parsed.pop("config", None)
         recipe = Recipe(**parsed)
-        from .pipeline import run_stage
+        from .pipeline import run_verb as run_stage
 
         run_stage(verb, recipe, **extra)
     except (ValueError, FileNotFoundError) as error:

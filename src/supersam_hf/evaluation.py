@@ -54,7 +54,7 @@ def object_ious(logits: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torc
 
 @torch.inference_mode()
 def batch_ious(model: Any, batch: Mapping[str, torch.Tensor], subnet: Subnet | None, multimask: bool) -> torch.Tensor:
-    """IoUs of a batch's objects: (objects, 1), or (objects, 3) with oracle and predicted pick beside the single mask."""
+    """IoUs of a batch's objects: (objects, 1), or (objects, 3) with the oracle's and the predicted pick."""
     prompts = {name: batch[name] for name in PROMPTS if name in batch}
     # A stock SamModel knows no `subnet`.
     chosen = {} if subnet is None else {"subnet": subnet}

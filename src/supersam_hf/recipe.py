@@ -15,7 +15,7 @@ class ModelArguments:
     """The SAM to start from."""
 
     name: str | None = None
-    """Hub id or folder of a SAM or SuperSAM checkpoint (facebook/sam-vit-base, ...); not needed with pretrain.enabled."""
+    """Hub id or folder of a SAM or SuperSAM (facebook/sam-vit-base, ...); not needed with pretrain.enabled."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     image_size: int | None = None
@@ -107,7 +107,7 @@ class Recipe:
     output_dir: str = "runs/supersam"
     """Folder of everything the run writes. A stage whose output is there is not run again."""
     holdout_images: int = 100
-    """Last training images that are kept out of training, to rank layers and to search on (never the evaluation split)."""
+    """Last training images, kept out of training, to rank layers and to search on; never the evaluation split."""
     model: ModelArguments = field(default_factory=ModelArguments)
     data: DataArguments = field(default_factory=DataArguments)
     pretrain: PretrainArguments = field(default_factory=PretrainArguments)

@@ -22,7 +22,7 @@ class InputNorms:
     (in_features,), `||X_j||²` of Eq. 1 summed over batches and tokens.
     """
 
-    def __init__(self, model: SuperSamModel):
+    def __init__(self, model: SuperSamModel) -> None:
         self.layers: list[SuperSamVisionLayer] = list(model.vision_encoder.layers)
         self.norms: list[dict[str, torch.Tensor]] = [{} for _ in self.layers]
         self._handles: list[Any] = []

@@ -97,14 +97,16 @@ class Engine:
         ValueError: If a tracker is not installed.
     """
 
-    def __init__(self, model: torch.nn.Module, loader: DataLoader, args: EngineArguments, output_dir: Path | str):
+    def __init__(
+        self, model: torch.nn.Module, loader: DataLoader, args: EngineArguments, output_dir: Path | str
+    ) -> None:
         self.args, self.output_dir = args, Path(output_dir)
         self.accelerator = make_accelerator(args, self.output_dir)
         set_seed(args.seed)
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=args.learning_rate, weight_decay=args.weight_decay)
+        optimizer = torch.optim.AdamW(trainable, args.learning_rate, weight_decay=args.weight_decay, fused=True)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
         # Not prepared: Accelerate would step it once a process.
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
@@ -217,8 +219,8 @@ class Engine:
         changed = sorted(k for k, v in self._fingerprint().items() if state["args"].get(k) != v)
         if changed:
             raise ValueError(
-                f"{found[-1]} was written with another {', '.join(f'`{k}`' for k in changed)}; resuming would be neither "
-                "run. Restore the old values, choose another output folder, or set `resume: false`."
+                f"{found[-1]} was written with another {', '.join(f'`{k}`' for k in changed)}; resuming would be "
+                "neither run. Restore the old values, choose another output folder, or set `resume: false`."
             )
         self.accelerator.load_state(str(found[-1]))
         self.global_step = state["global_step"]
@@ -257,8 +259,9 @@ def make_accelerator(args: EngineArguments, output_dir: Path) -> Accelerator:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != accelerator.num_processes:
         raise RuntimeError(
-            f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they would "
-            "train apart and overwrite each other. Launch with `torchrun --nproc_per_node N`, or unset WORLD_SIZE."
+            f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they "
+            "would train apart and overwrite each other. Launch with `torchrun --nproc_per_node N`, or unset "
+            "WORLD_SIZE."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     config = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(args).items()}

@@ -60,7 +60,8 @@ def new_sam(args: PretrainArguments) -> SuperSamModel:
     """An untrained SAM of these sizes, with the initialisation that stock configs lack.
 
     Stock `SamVisionConfig` starts the neck at zero (`initializer_range` 1e-10) and prompt positions as noise (`scale`
-    `hidden_size // 2`); here they are 0.02 and, as in the original SAM, 1.0.
+    `hidden_size // 2`; the original SAM has 1.0, and so has this). Weights start with unit gain: stock SAM's 0.02,
+    made for widths near 1,000, lets signals of a narrow model die out.
     """
     source = None
     shape = {
@@ -83,7 +84,6 @@ def new_sam(args: PretrainArguments) -> SuperSamModel:
             "image_size": args.image_size,
             "output_channels": args.decoder_size,
             "num_pos_feats": args.decoder_size // 2,
-            "initializer_range": 0.02,
             "scale": 1.0,
             **shape,
             **windowed,
@@ -96,11 +96,22 @@ def new_sam(args: PretrainArguments) -> SuperSamModel:
         },
     )
     model = SuperSamModel(config)
+    _unit_gain(model)
     # Positions that start at zero leave patches indistinguishable to a model that learns them from nothing.
     torch.nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
     if source is not None:
         model.vision_encoder.load_state_dict(vit_encoder_weights(source, model), strict=False)
     return model
+
+
+def _unit_gain(model: torch.nn.Module) -> None:
+    """Weights of every linear and convolution from N(0, 1 / inputs of one output)."""
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            torch.nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, torch.nn.ConvTranspose2d):
+            # kernel = stride: each output pixel has one input pixel
+            torch.nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5)
 
 
 def load_vit(name: str) -> Any:

@@ -61,7 +61,9 @@ class Subnet:
         """Raises `ValueError` unless a model of these per-layer widths can run this subnet."""
         unknown = [i for i in self.layers if not 0 <= i < num_hidden_layers]
         if unknown:
-            raise ValueError(f"`layers` of the subnet names {unknown}; the model has layers 0 to {num_hidden_layers - 1}.")
+            raise ValueError(
+                f"`layers` of the subnet names {unknown}; the model has layers 0 to {num_hidden_layers - 1}."
+            )
         for name, windows, full in (("mlp_dim", self.mlp_dim, mlp_dim), ("head_dim", self.head_dim, head_dim)):
             for layer, window in zip(self.layers, windows):
                 if not 1 <= window <= full[layer]:
@@ -125,7 +127,9 @@ class ElasticSpace:
                 raise ValueError(f"`{name}` names a layer twice: {list(layers)}.")
         both = sorted(set(self.protected_layers) & set(self.prunable_layers))
         if both:
-            raise ValueError(f"Layers {both} are in both `protected_layers` and `prunable_layers`; take them out of one.")
+            raise ValueError(
+                f"Layers {both} are in both `protected_layers` and `prunable_layers`; take them out of one."
+            )
         if len(self.prunable_layers) == self.num_hidden_layers:
             raise ValueError("`prunable_layers` names every layer; at least one must always stay.")
 
@@ -252,7 +256,8 @@ class ElasticSpace:
         missing = sorted(set(range(depth)) - set(subnet.layers) - set(self.prunable_layers))
         if missing:
             raise ValueError(
-                f"`layers` of the subnet leaves out {missing}; only `prunable_layers` {list(self.prunable_layers)} may go."
+                f"`layers` of the subnet leaves out {missing}; only `prunable_layers` "
+                f"{list(self.prunable_layers)} may go."
             )
         fields = (
             ("mlp_dim", subnet.mlp_dim, self.mlp_windows, self.mlp_dim),

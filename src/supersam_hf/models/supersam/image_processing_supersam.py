@@ -13,7 +13,7 @@ class SuperSamImageProcessor(SamImageProcessorPil):
 class SuperSamProcessor(SamProcessor):
     """Prepares images and prompts for [`SuperSamModel`]; loads the processor of any SAM."""
 
-    def __init__(self, image_processor: SuperSamImageProcessor):
+    def __init__(self, image_processor: SuperSamImageProcessor) -> None:
         super().__init__(image_processor)
 
     @classmethod

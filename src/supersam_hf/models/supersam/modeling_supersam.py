@@ -38,7 +38,9 @@ class ElasticLinear(nn.Linear):
         groups (`int`): The elastic dimension consists of this many equal groups (heads), each windowed alike.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, *, elastic: str, groups: int = 1):
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, elastic: str, groups: int = 1
+    ) -> None:
         super().__init__(in_features, out_features, bias=bias)
         self.elastic = elastic
         self.groups = groups
@@ -83,7 +85,7 @@ def narrow_in(layer: nn.Module, hidden_states: torch.Tensor, window: int, full: 
 
 
 class SuperSamMLPBlock(nn.Module):
-    def __init__(self, config: SuperSamVisionConfig, mlp_dim: int):
+    def __init__(self, config: SuperSamVisionConfig, mlp_dim: int) -> None:
         super().__init__()
         self.lin1 = ElasticLinear(config.hidden_size, mlp_dim, elastic="out")
         self.lin2 = ElasticLinear(mlp_dim, config.hidden_size, elastic="in")
@@ -102,7 +104,7 @@ class SuperSamVisionAttention(SamVisionAttention):
     Eager or sdpa is read from the model's config in each forward, so that it can be switched after loading.
     """
 
-    def __init__(self, config: SuperSamVisionConfig, window_size: int, head_dim: int):
+    def __init__(self, config: SuperSamVisionConfig, window_size: int, head_dim: int) -> None:
         nn.Module.__init__(self)  # the stock __init__ reads widths that a heterogeneous config does not have
         self.config = config
         self.num_attention_heads = config.num_attention_heads
@@ -162,14 +164,12 @@ class SuperSamVisionAttention(SamVisionAttention):
         if bias is not None:
             bias = bias.unflatten(0, (-1, self.num_attention_heads))
         dropout = self.dropout if self.training else 0.0
-        output = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scale
-        )
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scale)
         return output.flatten(0, 1), None
 
 
 class SuperSamVisionLayer(SamVisionLayer):
-    def __init__(self, config: SuperSamVisionConfig, window_size: int, mlp_dim: int, head_dim: int):
+    def __init__(self, config: SuperSamVisionConfig, window_size: int, mlp_dim: int, head_dim: int) -> None:
         GradientCheckpointingLayer.__init__(self)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attn = SuperSamVisionAttention(config, window_size, head_dim)
@@ -242,7 +242,7 @@ class SuperSamVisionEncoder(SuperSamPreTrainedModel, SamVisionEncoder):
     config_class = SuperSamVisionConfig
     _can_record_outputs = {"hidden_states": SuperSamVisionLayer, "attentions": SuperSamVisionAttention}
 
-    def __init__(self, config: SuperSamVisionConfig):
+    def __init__(self, config: SuperSamVisionConfig) -> None:
         PreTrainedModel.__init__(self, config)
         self.image_size = config.image_size
         self.mlp_dims, self.head_dims = config.layer_widths
@@ -284,7 +284,7 @@ class SuperSamVisionModel(SuperSamPreTrainedModel):
     config: SuperSamVisionConfig
     config_class = SuperSamVisionConfig
 
-    def __init__(self, config: SuperSamVisionConfig):
+    def __init__(self, config: SuperSamVisionConfig) -> None:
         super().__init__(config)
         self.vision_encoder = SuperSamVisionEncoder(config)
         self.post_init()
@@ -295,7 +295,7 @@ class SuperSamVisionModel(SuperSamPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor | None = None, subnet: Subnet | None = None, **kwargs: Any
     ) -> tuple | SamVisionEncoderOutput:
-        """Embeds images (see [`SuperSamModel`]); returns `last_hidden_state` of shape (batch, channels, grid, grid)."""
+        """Embeds images (see [`SuperSamModel`]): `last_hidden_state` of shape (batch, channels, grid, grid)."""
         return self.vision_encoder(pixel_values, subnet=subnet, **kwargs)
 
 
@@ -309,7 +309,7 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
     config: SuperSamConfig
     _can_record_outputs = {"mask_decoder_attentions": OutputRecorder(SamTwoWayAttentionBlock, index=2)}
 
-    def __init__(self, config: SuperSamConfig):
+    def __init__(self, config: SuperSamConfig) -> None:
         PreTrainedModel.__init__(self, config)
         self.shared_image_embedding = SamPositionalEmbedding(config.vision_config)
         self.vision_encoder = SuperSamVisionEncoder(config.vision_config)

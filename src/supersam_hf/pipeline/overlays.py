@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .data import PromptDataset, collate
-from .evaluation import PROMPTS, object_ious, upscaled
-from .models.supersam import Subnet
+from ..data import PromptDataset, collate
+from ..evaluation import PROMPTS, object_ious, upscaled
+from ..models.supersam import Subnet
 
 
 @torch.inference_mode()

@@ -1,0 +1,162 @@
+"""What the stages of a run share: its folder, its data, its models and its elastic space."""
+
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+
+from ..data import PromptDataset, build_loader, load_source
+from ..models.supersam import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, SuperSamProcessor
+from ..recipe import Recipe, SpaceArguments
+
+
+# Folders that may hold the supernet, the furthest trained first.
+SUPERNETS = ("supernet", "reordered")
+
+
+class Run:
+    """One output folder and the recipe that fills it."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.folder = Path(recipe.output_dir)
+        self.state = PartialState(cpu=not torch.accelerator.is_available())
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def _train_source(self) -> Any:
+        source = load_source(self.recipe.data, "train")
+        if len(source) <= self.recipe.holdout_images:
+            raise ValueError(
+                f"`holdout_images` of {self.recipe.holdout_images} leaves no training image: `data.source` has "
+                f"{len(source)}. Make it smaller."
+            )
+        return source
+
+    @cached_property
+    def train_loader(self) -> DataLoader:
+        """Training images without the holdout."""
+        images = self._train_source.select(range(len(self._train_source) - self.recipe.holdout_images))
+        return self._loader(images, training=True)
+
+    def holdout_loader(self, num_images: int | None = None) -> DataLoader:
+        """The last training images, never trained on, as evaluation samples."""
+        total, most = len(self._train_source), self.recipe.holdout_images
+        count = most if num_images is None else min(num_images, most)
+        return self._loader(self._train_source.select(range(total - count, total)), training=False)
+
+    @cached_property
+    def eval_loader(self) -> DataLoader:
+        """The evaluation split: reported, never searched or ranked on."""
+        return self._loader(load_source(self.recipe.data, "eval"), training=False)
+
+    def _loader(self, source: Any, training: bool) -> DataLoader:
+        data = self.recipe.data
+        dataset = PromptDataset(source, self.processor.image_processor, data, training=training)
+        batch_size = data.batch_size if training else data.eval_batch_size
+        return build_loader(dataset, batch_size, data.num_workers, data.seed)
+
+    @cached_property
+    def processor(self) -> SuperSamProcessor:
+        recipe = self.recipe
+        if recipe.pretrain.enabled:
+            return SuperSamProcessor.for_config(
+                SuperSamConfig(vision_config={"image_size": recipe.pretrain.image_size})
+            )
+        hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
+        return SuperSamProcessor.from_pretrained(recipe.model.name, image_size=recipe.model.image_size, **hub)
+
+    def load(self, name: str | Path, **kwargs: Any) -> SuperSamModel:
+        """A model in eval mode on this process's device."""
+        implementation = self.recipe.model.attn_implementation
+        model = SuperSamModel.from_pretrained(name, attn_implementation=implementation, **kwargs)
+        return model.to(self.state.device).eval()
+
+    def original(self) -> SuperSamModel:
+        """The model that the run starts from."""
+        if self.recipe.pretrain.enabled:
+            return self.load(self.folder / "pretrained")
+        args = self.recipe.model
+        hub = {} if args.revision is None else {"revision": args.revision}
+        return self.load(str(args.name), image_size=args.image_size, window_size=args.window_size, **hub)
+
+    def supernet(self) -> SuperSamModel:
+        """The supernet as far as the run has brought it."""
+        for name in SUPERNETS:
+            if (self.folder / name / "config.json").exists():
+                return self.load(self.folder / name)
+        return self.original()
+
+    def found(self) -> SuperSamModel:
+        """The extracted subnet, as anyone would load it."""
+        return self.load(self.folder / "subnet")
+
+    def save_model(self, model: SuperSamModel, name: str, space: ElasticSpace | None = None) -> None:
+        """Writes a folder that `from_pretrained` loads: aside first, so that it is whole or not there."""
+        if space is not None:
+            model.config.elastic_space = space.to_dict()
+        if not self.state.is_main_process:
+            return
+        folder, aside = self.folder / name, self.folder / f"{name}.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save_pretrained(aside)
+        self.processor.save_pretrained(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+
+    def space(self, model: SuperSamModel) -> ElasticSpace:
+        """The model's own elastic space, or the recipe's; what that leaves open comes from the ranking, or the paper.
+
+        Raises:
+            ValueError: If the recipe asks for another space than the model was trained with.
+        """
+        args, stored = self.recipe.space, model.config.elastic_space
+        if stored is not None and args == SpaceArguments():
+            return ElasticSpace.from_dict(stored)
+        prunable, ranking = args.prunable_layers, self.folder / "ranking.json"
+        if prunable is None and ranking.exists():
+            prunable = json.loads(ranking.read_text())["prunable_layers"]
+        space = ElasticSpace.for_config(
+            # Without its own space: the numbers below are the recipe's.
+            model.config.vision_config,
+            protected_layers=tuple(args.protected_layers),
+            prunable_layers=None if prunable is None else tuple(prunable),
+            prune_probability=args.prune_probability,
+            mlp_windows=None if args.mlp_windows is None else tuple(args.mlp_windows),
+            attention_windows=tuple(args.attention_windows),
+        )
+        if stored is not None and space != ElasticSpace.from_dict(stored):
+            raise ValueError(
+                "The `space` section asks for another elastic space than this supernet was made with "
+                f"({json.dumps(stored)}). Leave the section out, or reorder and train anew in another `output_dir`."
+            )
+        return space
+
+    def subnet(self, name: str, space: ElasticSpace) -> Subnet:
+        """`largest`, `smallest`, `found` (what the search chose), or a JSON file.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the search found nothing, or the subnet belongs to another space.
+        """
+        if name in ("largest", "smallest"):
+            return space.largest() if name == "largest" else space.smallest()
+        path = self.folder / "search.json" if name == "found" else Path(name)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"`subnet` is {name!r}, but there is no {path}: give a JSON file, `largest` or `smallest`, "
+                "or search first."
+            )
+        data = json.loads(path.read_text())
+        if name == "found":
+            if data["best"] is None:
+                raise ValueError(f"The search found no subnet within the budget; {path} says which came nearest.")
+            data = data["best"]["subnet"]
+        subnet = Subnet.from_dict(data)
+        space.validate(subnet)
+        return subnet

@@ -1,0 +1,156 @@
+"""Evaluation before and after training, and the report of a run: table, Pareto plot, overlays."""
+
+import csv
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..elastic.cost import count_macs, count_parameters
+from ..evaluation import evaluate as evaluate_model
+from ..measure import compare_latency, example_inputs, hardware
+from ..models.supersam import Subnet, SuperSamModel
+from ..plots import plot_overlays, plot_pareto
+from .context import Run
+from .files import Journal, fingerprint, write_json
+from .overlays import overlay_samples
+
+
+Row = dict[str, Any]
+Entry = tuple[SuperSamModel, Subnet | None]
+NAMED = ("original", "largest", "smallest", "found")
+
+
+def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
+    """What is evaluated: the original always, then the supernet's largest, smallest, sampled and listed subnets."""
+    args, space = run.recipe.evaluate, run.space(supernet)
+    generator = torch.Generator().manual_seed(args.seed)
+    rows: dict[str, Entry] = {"original": (run.original(), None)}
+    rows |= {"largest": (supernet, space.largest()), "smallest": (supernet, space.smallest())}
+    rows |= {f"sampled {i + 1}": (supernet, space.sample(generator)) for i in range(args.num_sampled)}
+    return rows | {file: (supernet, run.subnet(file, space)) for file in args.subnets}
+
+
+def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:
+    """mIoU and cost of each entry on the evaluation split; goes on where it was interrupted."""
+    prints = {id(model): fingerprint(model) for model, _ in rows.values()}
+    context = {**run.recipe.sections("data"), "multimask": run.recipe.evaluate.multimask}
+    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context)
+    table = []
+    for name, (model, subnet) in tqdm(rows.items(), desc=journal_name, unit="model"):
+        multimask = run.recipe.evaluate.multimask and not name.startswith("sampled")
+        key = f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}"
+        result = journal.get(
+            key, lambda m=model, s=subnet, k=multimask: asdict(evaluate_model(m, run.eval_loader, s, multimask=k))
+        )
+        table.append(
+            {
+                "name": name,
+                "kind": name if name in NAMED else "sampled",
+                "params": count_parameters(model.config, subnet),
+                "params_weights_only": count_parameters(model.config, subnet, weights_only=True),
+                "macs": count_macs(model.config, subnet),
+                **result,
+                "subnet": None if subnet is None else subnet.to_dict(),
+            }
+        )
+    return table
+
+
+def evaluate_before(run: Run) -> None:
+    """`evaluation_before.json`: the original, and the subnets of the reordered model before any training."""
+    write_json(run.folder / "evaluation_before.json", evaluated(run, entries(run, run.supernet()), "before"))
+
+
+def evaluate(run: Run) -> None:
+    """`results.json`, `results.csv`, `results.md`, `pareto.png` of the supernet as it stands."""
+    _write(run, evaluated(run, entries(run, run.supernet()), "evaluate"), before=[])
+
+
+def report(run: Run) -> None:
+    """As [`evaluate`], with the extracted subnet, what training changed, latencies, and overlays to look at."""
+    before_file = run.folder / "evaluation_before.json"
+    before = json.loads(before_file.read_text()) if before_file.exists() else []
+    rows = entries(run, run.supernet())
+    # Loaded from its folder, as a stranger would, not taken from the supernet in memory.
+    rows["found"] = (run.found(), None)
+    table = evaluated(run, rows, "report")
+    if run.recipe.measure.enabled:
+        _add_latencies(run, table, rows)
+    _write(run, table, before)
+    models = {name: rows[name] for name in ("original", "found")}
+    samples = overlay_samples(run.eval_loader.dataset, models, run.processor.image_processor, count=4)
+    plot_overlays(samples, run.folder / "overlays.png", list(models))
+
+
+def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> None:
+    """Times the named models side by side, extracted, in interleaved rounds."""
+    args = run.recipe.measure
+
+    def forward(model: SuperSamModel, subnet: Subnet | None) -> Any:
+        model = model if subnet is None else model.extract(subnet).eval()
+        inputs = example_inputs(model, args.batch_size)
+        return torch.inference_mode()(lambda: model(**inputs))
+
+    forwards = {name: forward(*rows[name]) for name in NAMED if name in rows}
+    timed = compare_latency(forwards, args.repeats, warmup=args.warmup, device=run.state.device)
+    for row in table:
+        if row["name"] in timed:
+            row["latency_ms"] = timed[row["name"]].latency.median_ms
+            row["latency"] = {**asdict(timed[row["name"]]), "batch_size": args.batch_size}
+
+
+def _write(run: Run, table: list[Row], before: list[Row]) -> None:
+    ran_on = hardware(run.state.device)
+    results = {"recipe": asdict(run.recipe), "hardware": ran_on, "rows": table, "before": before}
+    write_json(run.folder / "results.json", results)
+    keys = [key for key in table[0] if key not in ("latency", "subnet")]
+    with (run.folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, keys, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(table)
+    text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
+    (run.folder / "results.md").write_text(text)
+    untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
+    plot_pareto([*table, *untrained], run.folder / "pareto.png")
+    print(text)
+
+
+def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:
+    """Markdown: the named rows, and the sampled ones as mean ± standard deviation over subnets."""
+    lines = [
+        "| model | parameters | GMACs (encoder) | mIoU | before training | best of 3 | predicted pick | latency |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    was = {row["name"]: row["miou"] for row in before if row["kind"] != "original"}
+    largest = next((row for row in table if row["kind"] == "original"), table[0])
+    for row in table:
+        if row["kind"] in NAMED:
+            lines.append(_line(row, was.get(row["name"]), largest, origin))
+    now, then = ([row["miou"] for row in rows if row["kind"] == "sampled"] for rows in (table, before))
+    if len(now) > 1:
+        lines.append(f"| {len(now)} sampled (mean ± sd) | | | {_spread(now)} | {_spread(then)} | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: Row, was: float | None, largest: Row, origin: str) -> str:
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.4f}"
+
+    latency = ""
+    if "latency" in row:
+        timing = row["latency"]["latency"]
+        ratio = "" if row["kind"] == "original" else f", {row['latency']['ratio']:.2f}×"
+        latency = f"{timing['median_ms']:.1f} ms ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f}{ratio})"
+    name = f"{row['name']} ({origin})" if origin and row["kind"] == "original" else row["name"]
+    size = f"{row['params']:,} ({row['params'] / largest['params']:.0%})"
+    quality = [number(row["miou"]), number(was), number(row["miou_oracle"]), number(row["miou_predicted"])]
+    return "| " + " | ".join([name, size, f"{row['macs'] / 1e9:.3f}", *quality, latency]) + " |"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""

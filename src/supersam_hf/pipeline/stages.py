@@ -1,0 +1,153 @@
+"""One function a stage. Each reads what earlier stages left in the run's folder and leaves its own output there."""
+
+from dataclasses import asdict
+
+import torch
+from tqdm.auto import tqdm
+
+from ..elastic.cost import SamShape, count_macs, count_parameters
+from ..elastic.importance import count_evaluations
+from ..elastic.importance import rank_layers as rank
+from ..elastic.reorder import reorder as reorder_channels
+from ..evaluation import calibration_images, evaluate, quality_of
+from ..measure import measure_model
+from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
+from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
+from ..search import Objective, run_search
+from ..training import finetune as finetuning
+from ..training import pretrain as pretraining
+from ..training.engine import Engine
+from ..training.sandwich import train_sandwich
+from .context import Run
+from .files import Journal, fingerprint, write_json
+
+
+def pretrain(run: Run) -> None:
+    """`pretrained/`: a small SAM of one's own."""
+    args = run.recipe.pretrain
+    model = pretraining.pretrain(pretraining.new_sam(args), run.train_loader, args, run.folder / "pretrain")
+    run.save_model(model, "pretrained")
+
+
+def rank_layers(run: Run) -> None:
+    """`ranking.json`, `ranking.png`: what each layer's removal costs on the holdout; the proposed prunable set."""
+    args, model = run.recipe.rank_layers, run.original()
+    # Which layers may go is the question here; only the protected ones are given.
+    space = ElasticSpace.for_config(
+        model.config.vision_config, protected_layers=tuple(run.recipe.space.protected_layers), prunable_layers=()
+    )
+    quality = quality_of(model, run.holdout_loader(args.num_images))
+    context = {**run.recipe.sections("data", "holdout_images"), "num_images": args.num_images}
+    journal = Journal(run.folder / "ranking" / "evaluations.jsonl", {**context, "weights": fingerprint(model)})
+    max_removed, shape = min(args.max_removed, space.num_hidden_layers - 1), SamShape.from_config(model.config)
+    with tqdm(total=count_evaluations(space.num_hidden_layers, max_removed), desc="rank layers") as bar:
+        ranking = rank(
+            space,
+            lambda subnet: journal.get(subnet.to_json(), lambda: quality(subnet)),
+            lambda subnet: count_parameters(shape, subnet),
+            max_removed=max_removed,
+            max_drop=args.max_drop,
+            max_prunable=args.max_prunable,
+            progress=bar.update,
+        )
+    plot_layer_ranking(ranking.to_dict(), run.folder / "ranking.png")
+    write_json(run.folder / "ranking.json", ranking.to_dict())
+    print(f"proposed prunable layers: {ranking.prunable_layers} (θ = 0.5 each); see {run.folder}/ranking.json")
+
+
+def reorder(run: Run) -> None:
+    """`reordered/`: the original with its elastic channels sorted, and the elastic space in its config."""
+    args, model = run.recipe.reorder, run.original()
+    space = run.space(model)
+    images = calibration_images(run.train_loader, args.num_images) if args.method == "wanda" else ()
+    reorder_channels(model, space, args.method, images, combine=args.combine)
+    run.save_model(model, "reordered", space)
+
+
+def train(run: Run) -> None:
+    """`supernet/`: the supernet, trained by the sandwich rule; `training.png`."""
+    args, model = run.recipe.train, run.supernet()
+    space = run.space(model)
+    holdout = run.holdout_loader() if args.eval_steps else None
+
+    def metrics(engine: Engine) -> dict[str, float]:
+        assert holdout is not None
+        named = {"largest": space.largest(), "smallest": space.smallest()}
+        options = {"multimask": False, "accelerator": engine.accelerator}
+        return {f"miou_{name}": evaluate(engine.unwrapped, holdout, s, **options).miou for name, s in named.items()}
+
+    calibration = calibration_images(run.train_loader, run.recipe.reorder.num_images) if args.reorder_every else ()
+    model = train_sandwich(
+        model, space, run.train_loader, args, run.folder / "train", evaluate=metrics, calibration=calibration
+    )
+    run.save_model(model, "supernet", space)
+    if run.state.is_main_process:
+        plot_training(run.folder / "train" / "log.jsonl", run.folder / "training.png")
+
+
+def finetune(run: Run) -> None:
+    """`finetuned/`: the extracted subnet if there is one, else the supernet's largest subnet, trained plainly."""
+    model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
+    space = model.config.elastic_space
+    model = finetuning.finetune(model, run.train_loader, run.recipe.finetune, run.folder / "finetune")
+    run.save_model(model, "finetuned", None if space is None else ElasticSpace.from_dict(space))
+
+
+def search(run: Run) -> None:
+    """`search.json`, `search/trials.jsonl`, `search.png`: the best subnet within the budget, by holdout mIoU.
+
+    Raises:
+        ValueError: If no subnet that was tried keeps the budget, saying which came nearest.
+    """
+    model, args, measure = run.supernet(), run.recipe.search, run.recipe.measure
+    space, shape = run.space(model), SamShape.from_config(model.config)
+
+    def latency(subnet: Subnet) -> float:
+        timing = {"batch_size": measure.batch_size, "warmup": measure.warmup, "repeats": measure.repeats}
+        return measure_model(model.extract(subnet), memory=False, **timing).latency.median_ms
+
+    objective = Objective(
+        space,
+        args.budget,
+        params=lambda subnet: count_parameters(shape, subnet),
+        macs=lambda subnet: count_macs(shape, subnet),
+        quality=quality_of(model, run.holdout_loader()),
+        latency_ms=None if args.max_latency_ms is None else latency,
+        goal=args.goal,
+    )
+    # Qualities in the log hold for these weights and images only.
+    context = {**run.recipe.sections("data", "holdout_images"), "weights": fingerprint(model)}
+    (run.folder / "search").mkdir(exist_ok=True)
+    result = run_search(objective, args, run.folder / "search" / "trials.jsonl", context=context)
+    result.save(run.folder / "search.json")
+    plot_search([ask.evaluation for ask in result.asks], run.folder / "search.png")
+    result.subnet()  # raises if nothing keeps the budget
+    best = result.best
+    assert best is not None
+    share = best.params / result.objective.largest.params
+    print(
+        f"found {best.params:,} parameters ({share:.1%} of the largest), holdout mIoU {best.quality:.4f}; "
+        f"{len(result.trials)} trials, {len(result.asks)} asks; see {run.folder}/search.json"
+    )
+
+
+def extract(run: Run, subnet: str = "found") -> None:
+    """`subnet/`: a subnet as a standalone model with its processor; `subnet.png`."""
+    model = run.supernet()
+    space = run.space(model)
+    chosen = run.subnet(subnet, space)
+    extracted: SuperSamModel = model.extract(chosen)
+    run.save_model(extracted, "subnet")
+    plot_subnet(space, {"largest": space.largest(), subnet: chosen}, run.folder / "subnet.png")
+    params, share = count_parameters(model.config, chosen), count_parameters(model.config)
+    print(f"extracted {params:,} parameters ({params / share:.1%} of the largest) to {run.folder}/subnet")
+
+
+def measure(run: Run, subnet: str = "largest") -> None:
+    """`measurement.json`: size, work, latency, throughput and peak memory of one subnet, extracted."""
+    model, args = run.supernet(), run.recipe.measure
+    chosen = run.subnet(subnet, run.space(model))
+    timing = {"batch_size": args.batch_size, "warmup": args.warmup, "repeats": args.repeats}
+    measured = measure_model(model.extract(chosen), memory=torch.device(run.state.device).type != "mps", **timing)
+    write_json(run.folder / "measurement.json", asdict(measured))
+    print((run.folder / "measurement.json").read_text(), end="")

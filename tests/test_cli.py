@@ -1,0 +1,176 @@
+"""The command line: help, recipes, errors, and what importing the package costs."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import supersam_hf_cli
+from supersam_hf.cli import SECTIONS, recipe_parser
+from supersam_hf.recipe import Recipe
+from supersam_hf_cli import VERBS, main
+
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+
+
+def recipe_of(verb: str, *argv: str) -> Recipe:
+    parser = recipe_parser(verb)
+    values = vars(parser.instantiate(parser.parse_args(list(argv))))
+    return Recipe(**{k: v for k, v in values.items() if k in Recipe.__dataclass_fields__})
+
+
+def test_help_does_not_import_torch(run_python: Callable) -> None:
+    script = "import sys, supersam_hf_cli; supersam_hf_cli.main(['--help']); print('torch' in sys.modules)"
+    printed = run_python(script)
+    assert printed.endswith("False\n")
+    for verb in VERBS:
+        assert f"  {verb} " in printed
+
+
+def test_importing_the_package_leaves_the_heavy_libraries_alone(run_python: Callable) -> None:
+    heavy = ["datasets", "opentuner", "matplotlib", "pycocotools", "evaluate", "peft", "jsonargparse"]
+    script = f"import sys, supersam_hf; print([m for m in {heavy} if m in sys.modules])"
+    assert run_python(script) == "[]\n"
+
+
+def test_every_lazy_name_exists() -> None:
+    import supersam_hf
+
+    for name in supersam_hf.__all__:
+        assert getattr(supersam_hf, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = supersam_hf.nonsense
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_fills_a_run(path: Path) -> None:
+    recipe = recipe_of("run", "--config", str(path))
+    assert recipe.output_dir.startswith("runs/")
+    assert recipe.pretrain.enabled or recipe.model.name
+
+
+def test_options_override_the_recipe() -> None:
+    path = str(ROOT / "recipes/supersam/quickstart.yaml")
+    recipe = recipe_of("train", "--config", path, "--train.learning_rate", "1e-4", "--space.mlp_windows", "[48,96]")
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.space.mlp_windows == [48, 96]
+    assert recipe.data.source == "shapes"
+
+
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"convert"}))
+def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        recipe_parser(verb).parse_args(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    sections = SECTIONS.get(verb, ("train", "search"))
+    for section in set(sections) - {"config", "output_dir", "holdout_images", "subnet", "model", "data"}:
+        assert f"--{section}." in printed
+    if verb == "reorder":
+        assert "--train." not in printed.split("options:")[-1].split("usage:")[0] or "--train.max_steps" not in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown verb 'trian'"),
+        (["run"], "`model.name` is missing"),
+        (["run", "--train.max_steps", "many", "--model.name", "x"], "train.max_steps"),
+        (["run", "--train.max_steps", "-1", "--model.name", "x"], "`max_steps` must be 1 or more, got -1"),
+        (["run", "--model.nam", "x"], "model.nam"),
+        (["run", "--pretrain.enabled", "true", "--redo", "nothing"], "`redo` must be one of"),
+    ],
+)
+def test_bad_options_are_named(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(argv)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def images_without_masks(folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(folder / "images" / "a.png")
+
+
+def masks_of_another_size(folder: Path) -> None:
+    for split in ("train", "validation"):
+        for kind, side in (("images", 64), ("masks", 32)):
+            (folder / split / kind).mkdir(parents=True)
+            for name in "abc":
+                Image.fromarray(np.ones((side, side), np.uint8)).save(folder / split / kind / f"{name}.png")
+
+
+def no_object(folder: Path) -> None:
+    for split in ("train", "validation"):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+            for name in "abc":
+                Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / split / kind / f"{name}.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (images_without_masks, "masks"),
+        (masks_of_another_size, "size"),
+        (no_object, "min_area"),
+    ],
+)
+def test_unusable_data_is_refused_before_any_training(
+    make: Callable[[Path], None], message: str, tmp_path: Path, capsys: pytest.CaptureFixture, stock_folder: Path
+) -> None:
+    make(tmp_path / "data")
+    argv = ["train", "--model.name", str(stock_folder), "--data.source", str(tmp_path / "data")]
+    assert main([*argv, "--output_dir", str(tmp_path / "run"), "--holdout_images", "1"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "supernet").exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "sam2").mkdir()
+    (tmp_path / "sam2" / "config.json").write_text(json.dumps({"model_type": "sam2"}))
+    assert main(["search", "--model.name", str(tmp_path / "sam2"), "--output_dir", str(tmp_path / "run")]) == 2
+    assert "'sam2'" in capsys.readouterr().err
+
+
+def test_a_budget_nothing_can_meet_is_refused(
+    stock_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = ["search", "--model.name", str(stock_folder), "--output_dir", str(tmp_path), "--holdout_images", "2"]
+    data = ["--data.shapes_image_size", "64", "--data.shapes_train_images", "4", "--search.max_params", "0.01"]
+    assert main([*argv, *data]) == 2
+    assert "`max_params`" in capsys.readouterr().err
+
+
+def test_the_readmes_commands_are_real() -> None:
+    """Every `supersam-hf` line of the README parses; other tests run the verbs on local checkpoints."""
+    text = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    commands = [line for line in blocks.splitlines() if "supersam-hf " in line or "-m supersam_hf " in line]
+    assert len(commands) >= 5
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        start = words.index("supersam-hf") if "supersam-hf" in words else words.index("supersam_hf")
+        verb, *argv = words[start + 1 :]
+        if verb in ("--help", "convert"):
+            continue
+        argv = [str(ROOT / word) if word.startswith("recipes/") else word for word in argv]
+        assert verb in VERBS, line
+        assert isinstance(recipe_of(verb, *argv), Recipe), line
+
+
+def test_usage_lists_every_verb() -> None:
+    assert all(verb in supersam_hf_cli.usage() for verb in VERBS)

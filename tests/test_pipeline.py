@@ -1,0 +1,218 @@
+"""A whole run in small: every stage, skipped when done, resumed when killed, reloaded by a stranger."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from supersam_hf import ElasticSpace, Subnet, SuperSamModel
+from supersam_hf.pipeline.files import Journal, fingerprint
+from supersam_hf.recipe import Recipe
+from supersam_hf_cli import main
+
+
+OPTIONS = {
+    "data.shapes_image_size": 64,
+    "data.shapes_train_images": 16,
+    "data.shapes_eval_images": 6,
+    "data.max_objects": 2,
+    "data.box_padding": 3,
+    "data.batch_size": 4,
+    "holdout_images": 6,
+    "pretrain.enabled": "true",
+    "pretrain.image_size": 64,
+    "pretrain.hidden_size": 48,
+    "pretrain.num_hidden_layers": 4,
+    "pretrain.num_attention_heads": 3,
+    "pretrain.decoder_size": 32,
+    "pretrain.max_steps": 4,
+    "pretrain.warmup_steps": 1,
+    "rank_layers.num_images": 4,
+    "rank_layers.max_removed": 2,
+    "rank_layers.max_drop": 1.0,
+    "reorder.num_images": 4,
+    "train.max_steps": 4,
+    "train.save_steps": 2,
+    "train.eval_steps": 2,
+    "train.learning_rate": "1e-3",
+    "search.trials": 5,
+    "search.max_params": 0.9,
+    "evaluate.num_sampled": 2,
+    "measure.repeats": 2,
+    "measure.warmup": 1,
+}
+
+
+def argv(folder: Path, verb: str = "run", **changed: object) -> list[str]:
+    values = {**OPTIONS, "output_dir": folder, **{k.replace("__", "."): v for k, v in changed.items()}}
+    return [verb, *(str(word) for key, value in values.items() for word in (f"--{key}", value))]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    assert main(argv(folder)) == 0
+    return folder
+
+
+def test_a_run_ends_in_a_table_and_a_standalone_subnet(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["original", "largest", "smallest", "sampled 1", "sampled 2", "found"]
+    assert rows["found"]["params"] <= 0.9 * rows["largest"]["params"]
+    assert rows["original"]["params"] == rows["largest"]["params"]
+    assert rows["smallest"]["params"] <= rows["found"]["params"]
+    model = SuperSamModel.from_pretrained(finished / "subnet")
+    assert sum(p.numel() for p in model.parameters()) == rows["found"]["params"]
+    assert [row["name"] for row in results["before"]] == list(rows)[:-1]
+    with (finished / "results.csv").open() as file:
+        assert [line["name"] for line in csv.DictReader(file)] == list(rows)
+    assert "original (trained here)" in (finished / "results.md").read_text()
+    assert all(rows[name]["latency"]["latency"]["median_ms"] > 0 for name in ("original", "largest", "found"))
+
+
+def test_the_subnet_is_the_supernets_and_reloads_to_the_same_quality(finished: Path) -> None:
+    supernet = SuperSamModel.from_pretrained(finished / "supernet").eval()
+    subnet = Subnet.from_dict(json.loads((finished / "search.json").read_text())["best"]["subnet"])
+    supernet.elastic_space.validate(subnet)
+    images, boxes = torch.randn(1, 3, 64, 64), torch.tensor([[[4.0, 4.0, 50.0, 40.0]]])
+    with torch.no_grad():
+        whole = supernet(pixel_values=images, input_boxes=boxes, subnet=subnet).pred_masks
+        alone = SuperSamModel.from_pretrained(finished / "subnet").eval()(pixel_values=images, input_boxes=boxes)
+    assert torch.equal(whole, alone.pred_masks)
+
+
+def test_ranking_feeds_the_space(finished: Path) -> None:
+    ranking = json.loads((finished / "ranking.json").read_text())
+    assert len(ranking["single"]) == 4
+    space = SuperSamModel.from_pretrained(finished / "supernet").elastic_space
+    assert list(space.prunable_layers) == ranking["prunable_layers"]
+    assert space == ElasticSpace.from_dict(
+        json.loads((finished / "supernet" / "config.json").read_text())["elastic_space"]
+    )
+
+
+def test_a_finished_run_is_not_run_again(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    with caplog.at_level("INFO"):
+        assert main(argv(finished)) == 0
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+    assert caplog.text.count("done already") == 8
+
+
+def test_other_values_are_refused_until_the_stage_is_redone(
+    finished: Path, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    assert main(argv(copy, search__max_params=0.95)) == 2
+    assert "`search.max_params`" in capsys.readouterr().err
+    trained = fingerprint(SuperSamModel.from_pretrained(copy / "supernet"))
+    assert main([*argv(copy, search__max_params=0.95), "--redo", "search"]) == 0
+    assert fingerprint(SuperSamModel.from_pretrained(copy / "supernet")) == trained
+    assert json.loads((copy / "search.json").read_text())["budget"]["max_params"] == 0.95
+
+
+def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL after the first checkpoint of training, then in the search, then to the end."""
+    script = """
+import os, sys
+from supersam_hf.search.log import SearchLog
+from supersam_hf.training.engine import Engine
+def dying(cls, name, when):
+    method = getattr(cls, name)
+    def patched(self, *args):
+        result = method(self, *args)
+        if when(self):
+            os.kill(os.getpid(), 9)
+        return result
+    setattr(cls, name, patched)
+where = sys.argv.pop(1)
+if where == "train":
+    dying(Engine, "log", lambda engine: engine.global_step == 4 and "train/" in str(engine.output_dir) + "/")
+if where == "search":
+    asks = []
+    dying(SearchLog, "append", lambda log: asks.append(1) or len(asks) == 3)
+from supersam_hf_cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    for where in ("train", "search", "nowhere"):
+        command = [sys.executable, "-c", script, where, *argv(tmp_path / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == (0 if where == "nowhere" else -9), done.stderr[-2000:]
+    for name in ("pretrained", "supernet", "subnet"):
+        models = [SuperSamModel.from_pretrained(folder / name) for folder in (finished, tmp_path / "run")]
+        for (key, a), b in zip(models[0].named_parameters(), models[1].parameters()):
+            assert torch.allclose(a, b, atol=1e-6), (name, key)
+    trials = [
+        (folder / "search" / "trials.jsonl").read_text().splitlines()[1:] for folder in (finished, tmp_path / "run")
+    ]
+    subnets = [[json.loads(line)["subnet"] for line in lines] for lines in trials]
+    assert subnets[0] == subnets[1]
+
+
+def test_single_verbs_follow_one_another(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    start = {"pretrain__enabled": "false", "model__name": finished / "pretrained"}
+    for verb in ("rank-layers", "reorder", "train", "search", "extract", "finetune", "evaluate", "measure"):
+        assert main(argv(tmp_path, verb, **start, finetune__max_steps=2)) == 0, capsys.readouterr().err
+    assert SuperSamModel.from_pretrained(tmp_path / "finetuned").config.subnet is not None
+    assert json.loads((tmp_path / "measurement.json").read_text())["parameters"] > 0
+
+
+def test_the_holdout_is_never_trained_on(tmp_path: Path) -> None:
+    from supersam_hf.pipeline.context import Run
+
+    recipe = Recipe(output_dir=str(tmp_path), holdout_images=5)
+    recipe.pretrain.enabled = True
+    recipe.data.shapes_train_images, recipe.data.shapes_image_size = 20, 64
+    recipe.pretrain.image_size = 64
+    run = Run(recipe)
+    ids = lambda loader: set(loader.dataset.dataset["image_id"])  # noqa: E731
+    train, holdout = ids(run.train_loader), ids(run.holdout_loader())
+    assert len(train) + len(holdout) == 20
+    assert not train & holdout
+
+
+def test_a_journal_goes_on_and_refuses_other_contexts(tmp_path: Path) -> None:
+    path, calls = tmp_path / "journal.jsonl", []
+
+    def compute() -> float:
+        calls.append(1)
+        return 0.5
+
+    Journal(path, {"seed": 1}).get("a", compute)
+    with path.open("a") as file:
+        file.write('{"key": "b", "val')  # killed while writing
+    journal = Journal(path, {"seed": 1})
+    assert journal.get("a", compute) == 0.5
+    assert len(calls) == 1
+    journal.get("b", compute)
+    assert len(calls) == 2
+    assert Journal(path, {"seed": 1}).results == {"a": 0.5, "b": 0.5}
+    with pytest.raises(ValueError, match="`seed`"):
+        Journal(path, {"seed": 2})
+
+
+def test_accelerate_launch_runs_a_verb(finished: Path, tmp_path: Path, run_python: Callable) -> None:
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        "-m",
+        "supersam_hf",
+    ]
+    start = {"pretrain__enabled": "false", "model__name": finished / "pretrained"}
+    done = subprocess.run([*launcher, *argv(tmp_path, "train", **start)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert SuperSamModel.from_pretrained(tmp_path / "supernet").config.elastic_space is not None
