@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A SAM's mask decoder gives one logit for 4 x 4 px of its input.
-MASK_STRIDE = 4
 CROP_ATTEMPTS = 10
 # Evaluation samples are the same in every epoch; up to so many bytes of them are kept in memory, workers together.
 CACHE_BYTES = 2 * 1024**3
@@ -48,7 +46,8 @@ class PromptDataset(torch.utils.data.Dataset):
     - `pixel_values` float32 (3, S, S): longest side resized to S, padded at the bottom and right.
     - `input_boxes` float32 (K, 4), x0 y0 x1 y1, or `input_points` float32 (K, 1, 2) and `input_labels` int64 (K, 1);
       px of the model's input.
-    - `low_res_masks` uint8 (K, S/4, S/4), zero in the padding; never empty for a real object.
+    - `low_res_masks` uint8 (K, M, M), M the processor's mask size (S/4), zero in the padding; never empty for a real
+      object.
     - `object_mask` bool (K): which slots hold an object.
     - `image_index` int64: row of `self.dataset`.
     - evaluation only: `masks` uint8 (K, S, S), and `valid_size` int64 (2), height and width without padding.
@@ -79,6 +78,8 @@ class PromptDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"`image_processor` resizes to {self.side} px, but pads to {padded}; set both to one size."
             )
+        # Input px of one low-resolution mask px: 4 at SAM's patch size of 16.
+        self.mask_stride = self.side // int(image_processor.mask_size["longest_edge"])
         self.dataset = self._with_objects(dataset)
         self._cache: dict[int, dict[str, torch.Tensor]] = {}
         self._cached_bytes = 0
@@ -146,7 +147,7 @@ class PromptDataset(torch.utils.data.Dataset):
     def _tensors(self, image: Image.Image, masks: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         processed = self.image_processor(image, return_tensors="pt")
         valid = int(processed["reshaped_input_sizes"][0][0]), int(processed["reshaped_input_sizes"][0][1])
-        coarse = area_averaged_masks(masks, valid, MASK_STRIDE, self.side // MASK_STRIDE)
+        coarse = area_averaged_masks(masks, valid, self.mask_stride, self.side // self.mask_stride)
         sample = {
             "pixel_values": processed["pixel_values"][0],
             "low_res_masks": self._pad(coarse),

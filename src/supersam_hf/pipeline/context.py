@@ -65,9 +65,8 @@ class Run:
     def processor(self) -> SuperSamProcessor:
         recipe = self.recipe
         if recipe.pretrain.enabled:
-            return SuperSamProcessor.for_config(
-                SuperSamConfig(vision_config={"image_size": recipe.pretrain.image_size})
-            )
+            sizes = {"image_size": recipe.pretrain.image_size, "patch_size": recipe.pretrain.patch_size}
+            return SuperSamProcessor.for_config(SuperSamConfig(vision_config=sizes))
         hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
         return SuperSamProcessor.from_pretrained(recipe.model.name, image_size=recipe.model.image_size, **hub)
 

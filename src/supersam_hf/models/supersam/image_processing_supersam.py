@@ -28,17 +28,19 @@ class SuperSamProcessor(SamProcessor):
         image_processor = SuperSamImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if image_size is None:
             return cls(image_processor)
-        return cls(SuperSamImageProcessor(**{**image_processor.to_dict(), **_sizes(image_size)}))
+        stride = image_processor.size["longest_edge"] // image_processor.mask_size["longest_edge"]
+        sizes = _sizes(image_size, image_size // stride)
+        return cls(SuperSamImageProcessor(**{**image_processor.to_dict(), **sizes}))
 
     @classmethod
     def for_config(cls, config: Any) -> "SuperSamProcessor":
         """The processor for a model of this config (SuperSamConfig or SamConfig)."""
-        return cls(SuperSamImageProcessor(**_sizes(config.vision_config.image_size)))
+        vision = config.vision_config
+        # the mask decoder upscales its grid by 4
+        return cls(SuperSamImageProcessor(**_sizes(vision.image_size, 4 * vision.image_size // vision.patch_size)))
 
 
-def _sizes(image_size: int) -> dict[str, dict[str, int]]:
-    """Input and low-resolution mask sizes; SAM's masks are a quarter of its input."""
-    mask_size = image_size // 4
+def _sizes(image_size: int, mask_size: int) -> dict[str, dict[str, int]]:
     return {
         "size": {"longest_edge": image_size},
         "pad_size": {"height": image_size, "width": image_size},
