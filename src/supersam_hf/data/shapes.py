@@ -1,4 +1,4 @@
-"""Generated scenes with exact masks: textured shapes that hide one another on a textured background."""
+"""Generated scenes with exact masks: coloured, textured shapes that hide one another, on grey noise."""
 
 import io
 from typing import TYPE_CHECKING
@@ -53,7 +53,8 @@ def shapes(num_images: int, image_size: int = 96, seed: int = 0, max_objects: in
 def draw_scene(rng: np.random.Generator, size: int, max_objects: int) -> tuple[np.ndarray, np.ndarray]:
     """One scene: RGB pixels uint8 (size, size, 3) and ids of the visible parts (size, size), 0 = background."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    pixels = _texture(rng, x / size, y / size, strength=50.0)
+    grey = rng.uniform(60, 190) + 25 * rng.standard_normal((size, size, 1), dtype=np.float32)
+    pixels = np.repeat(grey, 3, axis=2)
     ids = np.zeros((size, size), dtype=np.int64)
     full_area = {}
     for number in range(1, int(rng.integers(1, max_objects, endpoint=True)) + 1):

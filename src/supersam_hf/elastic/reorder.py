@@ -23,7 +23,7 @@ class InputNorms:
     """
 
     def __init__(self, model: SuperSamModel) -> None:
-        self.layers: list[SuperSamVisionLayer] = list(model.vision_encoder.layers)
+        self.layers: list[Any] = list(model.vision_encoder.layers)
         self.norms: list[dict[str, torch.Tensor]] = [{} for _ in self.layers]
         self._handles: list[Any] = []
 
@@ -105,10 +105,14 @@ def combined(scores: list[torch.Tensor], combine: Combine) -> torch.Tensor:
     return average_ranks(scores) if combine == "rank" else torch.stack(scores).mean(0)
 
 
+def _of(norms: dict[str, torch.Tensor] | None, linear: str) -> torch.Tensor | None:
+    return None if norms is None else norms[linear]
+
+
 def mlp_order(layer: SuperSamVisionLayer, norms: dict[str, torch.Tensor] | None, combine: Combine) -> torch.Tensor:
     """Permutation of the hidden units of one MLP, shape (mlp_dim,), most salient first."""
-    rows = saliency(layer.mlp.lin1.weight, norms and norms["mlp.lin1"], dim=0)
-    columns = saliency(layer.mlp.lin2.weight, norms and norms["mlp.lin2"], dim=1)
+    rows = saliency(layer.mlp.lin1.weight, _of(norms, "mlp.lin1"), dim=0)
+    columns = saliency(layer.mlp.lin2.weight, _of(norms, "mlp.lin2"), dim=1)
     return descending(combined([rows, columns], combine))
 
 
@@ -122,8 +126,8 @@ def attention_orders(
     """
     heads = layer.attn.num_attention_heads
     # (3 * heads * channel,) -> (3, heads, channel)
-    rows = saliency(layer.attn.qkv.weight, norms and norms["attn.qkv"], dim=0).view(3, heads, -1)
-    columns = saliency(layer.attn.proj.weight, norms and norms["attn.proj"], dim=1).view(heads, -1)
+    rows = saliency(layer.attn.qkv.weight, _of(norms, "attn.qkv"), dim=0).view(3, heads, -1)
+    columns = saliency(layer.attn.proj.weight, _of(norms, "attn.proj"), dim=1).view(heads, -1)
     query_key = combined([rows[0], rows[1]], combine)
     if layer.attn.use_rel_pos:
         query_key = query_key.mean(0, keepdim=True).expand(heads, -1)
@@ -196,7 +200,7 @@ def reorder(
         return
     norms = measure_input_norms(model, batches, reduce) if method == "wanda" else None
     for index in space.elastic_layers:
-        layer = model.vision_encoder.layers[index]
+        layer: Any = model.vision_encoder.layers[index]
         layer_norms = None if norms is None else norms[index]
         _permute_mlp(layer, mlp_order(layer, layer_norms, combine), optimizer)
         if space.attention_windows:

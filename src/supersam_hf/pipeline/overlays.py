@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import PromptDataset, collate
+from ..data import collate
 from ..evaluation import PROMPTS, object_ious, upscaled
 from ..models.supersam import Subnet
 
 
 @torch.inference_mode()
 def overlay_samples(
-    dataset: PromptDataset,
+    dataset: Any,
     models: Mapping[str, tuple[Any, Subnet | None]],
     image_processor: Any,
     count: int = 4,
@@ -21,6 +21,7 @@ def overlay_samples(
     """The first `count` evaluation images with prompts, ground truth, and each model's masks and IoUs.
 
     Args:
+        dataset (`PromptDataset`): Evaluation samples.
         models (`Mapping`): Model and subnet by name.
 
     Returns:

@@ -5,6 +5,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,9 +45,8 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
     for name, (model, subnet) in tqdm(rows.items(), desc=journal_name, unit="model"):
         multimask = run.recipe.evaluate.multimask and not name.startswith("sampled")
         key = f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}"
-        result = journal.get(
-            key, lambda m=model, s=subnet, k=multimask: asdict(evaluate_model(m, run.eval_loader, s, multimask=k))
-        )
+        evaluation = partial(evaluate_model, model, run.eval_loader, subnet, multimask=multimask)
+        result = journal.get(key, lambda run_it=evaluation: asdict(run_it()))  # type: ignore[misc]
         table.append(
             {
                 "name": name,

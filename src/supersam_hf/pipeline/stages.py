@@ -103,8 +103,10 @@ def search(run: Run) -> None:
     space, shape = run.space(model), SamShape.from_config(model.config)
 
     def latency(subnet: Subnet) -> float:
-        timing = {"batch_size": measure.batch_size, "warmup": measure.warmup, "repeats": measure.repeats}
-        return measure_model(model.extract(subnet), memory=False, **timing).latency.median_ms
+        extracted = model.extract(subnet)
+        batch, warmup, repeats = measure.batch_size, measure.warmup, measure.repeats
+        measured = measure_model(extracted, batch_size=batch, warmup=warmup, repeats=repeats, memory=False)
+        return measured.latency.median_ms
 
     objective = Objective(
         space,
@@ -147,7 +149,12 @@ def measure(run: Run, subnet: str = "largest") -> None:
     """`measurement.json`: size, work, latency, throughput and peak memory of one subnet, extracted."""
     model, args = run.supernet(), run.recipe.measure
     chosen = run.subnet(subnet, run.space(model))
-    timing = {"batch_size": args.batch_size, "warmup": args.warmup, "repeats": args.repeats}
-    measured = measure_model(model.extract(chosen), memory=torch.device(run.state.device).type != "mps", **timing)
+    measured = measure_model(
+        model.extract(chosen),
+        batch_size=args.batch_size,
+        warmup=args.warmup,
+        repeats=args.repeats,
+        memory=torch.device(run.state.device).type != "mps",
+    )
     write_json(run.folder / "measurement.json", asdict(measured))
     print((run.folder / "measurement.json").read_text(), end="")

@@ -16,6 +16,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 
 STATE_FILE = "trainer_state.json"
@@ -98,7 +99,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: torch.nn.Module, loader: DataLoader, args: EngineArguments, output_dir: Path | str
+        self, model: PreTrainedModel, loader: DataLoader, args: EngineArguments, output_dir: Path | str
     ) -> None:
         self.args, self.output_dir = args, Path(output_dir)
         self.accelerator = make_accelerator(args, self.output_dir)
@@ -111,7 +112,8 @@ class Engine:
         # Not prepared: Accelerate would step it once a process.
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
         self.accelerator.register_for_checkpointing(self.scheduler)
-        self.sampler = loader.sampler
+        # An EpochSampler: its order depends on (seed, epoch) alone.
+        self.sampler: Any = loader.sampler
         self.global_step = 0
         self.resumed_from: Path | None = None
         self.micro_batches = min(args.gradient_accumulation_steps, len(self.loader))

@@ -1,7 +1,7 @@
 """A small SAM of one's own: from scratch, or around the encoder of a ViT or DeiT checkpoint."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class PretrainArguments(FinetuneArguments):
     """Width of the prompt encoder and the mask decoder."""
     learning_rate: float = 5e-4
     """AdamW's peak learning rate."""
-    lr_schedule: str = "cosine"
+    lr_schedule: Literal["exponential", "cosine", "linear"] = "cosine"
     """Shape of the decay."""
     warmup_steps: int = 50
     """Steps of linear warm-up."""
@@ -98,9 +98,10 @@ def new_sam(args: PretrainArguments) -> SuperSamModel:
     model = SuperSamModel(config)
     _unit_gain(model)
     # Positions that start at zero leave patches indistinguishable to a model that learns them from nothing.
-    torch.nn.init.trunc_normal_(model.vision_encoder.pos_embed, std=0.02)
+    encoder: Any = model.vision_encoder
+    torch.nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
     if source is not None:
-        model.vision_encoder.load_state_dict(vit_encoder_weights(source, model), strict=False)
+        encoder.load_state_dict(vit_encoder_weights(source, encoder.pos_embed.shape[1]), strict=False)
     return model
 
 
@@ -123,9 +124,8 @@ def load_vit(name: str) -> Any:
 
 
 @torch.no_grad()
-def vit_encoder_weights(vit: Any, model: SuperSamModel) -> dict[str, torch.Tensor]:
+def vit_encoder_weights(vit: Any, grid: int) -> dict[str, torch.Tensor]:
     """A ViT's weights under the names of SAM's encoder; class tokens dropped, positions interpolated to the grid."""
-    grid = model.vision_encoder.pos_embed.shape[1]
     positions = vit.embeddings.position_embeddings[0]
     tokens = positions.shape[0] - vit.embeddings.patch_embeddings.num_patches
     side = round(vit.embeddings.patch_embeddings.num_patches**0.5)

@@ -1,6 +1,6 @@
 """Sandwich training of a supernet: largest, smallest and sampled subnets on every batch (SuperSAM, section III)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,10 @@ def subnets_of_step(space: ElasticSpace, args: SandwichArguments, step: int) -> 
 
 
 def sandwich_step(
-    engine: Engine, batches: list[dict[str, torch.Tensor]], subnets: dict[str, Subnet], args: SandwichArguments
+    engine: Engine,
+    batches: list[dict[str, torch.Tensor]],
+    subnets: Mapping[str, Subnet | None],
+    args: SandwichArguments,
 ) -> dict[str, float]:
     """One batch: forward and backward of every subnet, and the optimiser step or steps. Returns the mean losses."""
     logs = dict.fromkeys((f"loss_{name}" for name in subnets), 0.0)
