@@ -19,9 +19,10 @@ from supersam_hf.elastic.cost import SamShape, count_parameters
 from supersam_hf.elastic.importance import LayerRanking, rank_layers
 from supersam_hf.elastic.reorder import reorder
 from supersam_hf.evaluation import calibration_images, quality_of
+from supersam_hf.files import fingerprint, write_json
 from supersam_hf.measure import hardware
 from supersam_hf.pipeline.context import Run
-from supersam_hf.pipeline.files import Journal, fingerprint, write_json
+from supersam_hf.pipeline.journal import Journal
 from supersam_hf.plots import plot_layer_ranking, plot_windows
 from supersam_hf.recipe import Recipe
 

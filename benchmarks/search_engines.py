@@ -17,9 +17,10 @@ from before_training import recipe_from
 
 from supersam_hf.elastic.cost import SamShape, count_macs, count_parameters
 from supersam_hf.evaluation import quality_of
+from supersam_hf.files import fingerprint, write_json
 from supersam_hf.measure import hardware
 from supersam_hf.pipeline.context import Run
-from supersam_hf.pipeline.files import Journal, fingerprint, write_json
+from supersam_hf.pipeline.journal import Journal
 from supersam_hf.search import Objective, run_search
 
 

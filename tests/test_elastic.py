@@ -90,6 +90,7 @@ def test_extracted_subnets_have_no_space(supernet: SuperSamModel) -> None:
         ({"prune_probability": 1.5}, r"`prune_probability` must lie in \[0, 1\]"),
         ({"prune_probability": (0.5,)}, "`prune_probability` has 1 entries"),
         ({"mlp_windows": ()}, "`mlp_windows` is empty"),
+        ({"attention_windows": (512, 513)}, "same channels a head twice"),
     ],
 )
 def test_a_space_that_does_not_fit_is_refused(given: dict, message: str) -> None:
@@ -127,14 +128,15 @@ def test_ranking_finds_the_layers_that_cost_least() -> None:
     assert [r.layers for r in ranking.greedy] == [(4,), (3, 4), (3, 4, 5)]
     assert ranking.prunable_layers == [3, 4]
     assert ranking.greedy[1].params == 400
-    assert len(calls) == count_evaluations(6, 3) == 1 + 6 + 5 + 4
+    assert len(calls) == count_evaluations(space, 3) == 1 + 6 + 4 + 3
 
 
 def test_a_protected_layer_is_never_proposed() -> None:
     space = ElasticSpace.for_config(tiny_config(), protected_layers=(4,), prunable_layers=())
-    ranking = rank_layers(space, lambda s: 1.0 if 4 in s.layers else 2.0, lambda s: 1, max_removed=2)
-    assert ranking.greedy[0].layers == (4,)
-    assert ranking.prunable_layers == []
+    ranking = rank_layers(space, lambda s: 0.5 if 4 in s.layers else 1.0, lambda s: 1, max_removed=2)
+    assert [r.layers for r in ranking.single] == [(i,) for i in range(6)]
+    assert [r.layers for r in ranking.greedy] == [(0,), (0, 1)]
+    assert ranking.prunable_layers == [0, 1]
 
 
 def test_removing_everything_is_refused() -> None:

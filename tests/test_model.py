@@ -84,6 +84,26 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path, model_type: str
         SuperSamModel.from_pretrained(tmp_path)
 
 
+def test_an_encoder_alone_is_no_whole_sam(stock_folder: Path, tmp_path: Path) -> None:
+    SuperSamVisionModel.from_pretrained(stock_folder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'supersam_vision_model'"):
+        SuperSamModel.from_pretrained(tmp_path)
+
+
+def test_missing_weights_are_refused(supernet: SuperSamModel, tmp_path: Path) -> None:
+    state = {k: v for k, v in supernet.state_dict().items() if "layers.2.mlp" not in k}
+    supernet.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(ValueError, match="lacks weights"):
+        SuperSamModel.from_pretrained(tmp_path)
+
+
+def test_a_subnet_loads_straight_from_a_supernet(supernet: SuperSamModel, stock_folder: Path, inputs: dict) -> None:
+    subnet = supernet.elastic_space.smallest()
+    alone = SuperSamModel.from_pretrained(stock_folder, subnet=subnet).eval()
+    assert_same_outputs(alone, supernet, inputs, subnet=subnet)
+    assert alone.config.elastic_space is None
+
+
 def test_a_saved_vit_is_refused(tmp_path: Path) -> None:
     ViTModel(ViTConfig(hidden_size=12, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="'vit'"):
@@ -310,10 +330,21 @@ def test_vit_base_and_huge_shapes_match_exactly(implementation: str, shape: tupl
         attn_implementation=implementation,
     )
     ours.load_state_dict(stock.state_dict())
-    boxes = torch.tensor([[[100.0, 200.0, 700.0, 900.0]]])
-    inputs = {"pixel_values": torch.randn(1, 3, 1024, 1024), "input_boxes": boxes}
-    assert_same_outputs(stock, ours.eval(), inputs)
-    assert difference(*(m.get_image_embeddings(inputs["pixel_values"]) for m in (stock, ours))) == 0
+    images, boxes = torch.randn(1, 3, 1024, 1024), torch.tensor([[[100.0, 200.0, 700.0, 900.0]]])
+    embeddings = [model.get_image_embeddings(images) for model in (stock, ours.eval())]
+    assert difference(*embeddings) == 0
+    assert_same_outputs(stock, ours, {"image_embeddings": embeddings[0], "input_boxes": boxes})
+
+
+@pytest.mark.shared
+def test_subnets_of_a_real_checkpoint_extract_bit_for_bit(shared: Path) -> None:
+    model = SuperSamModel.from_pretrained(shared / "weights" / "sam-tiny-256").eval()
+    space = ElasticSpace.for_config(model.config, attention_windows=(96, 128, 192))
+    generator, images = torch.Generator().manual_seed(0), torch.randn(1, 3, 256, 256)
+    for _ in range(50):
+        subnet = space.sample(generator)
+        extracted = model.extract(subnet).get_image_embeddings(images)
+        assert difference(extracted, model.get_image_embeddings(images, subnet=subnet)) == 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamModel
-from supersam_hf.pipeline.files import Journal, fingerprint
+from supersam_hf.files import fingerprint
+from supersam_hf.pipeline.journal import Journal
 from supersam_hf.recipe import Recipe
 from supersam_hf_cli import main
 

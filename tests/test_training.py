@@ -195,9 +195,19 @@ def test_bad_settings_are_refused(stock_folder: Path, shapes_loader: Callable, t
     model = SuperSamModel.from_pretrained(stock_folder)
     with pytest.raises(ValueError, match="`report_to`.*swanlab"):
         Engine(model, shapes_loader(), EngineArguments(report_to=["swanlab"]), tmp_path)
-    for field, value in (("max_steps", 0), ("min_lr_ratio", 2.0), ("warmup_steps", 1000), ("learning_rate", 0.0)):
+    for field, value in (
+        ("lr_schedule", "cosin"),
+        ("max_steps", 0),
+        ("min_lr_ratio", 2.0),
+        ("warmup_steps", 1000),
+        ("learning_rate", 0.0),
+    ):
         with pytest.raises(ValueError, match=f"`{field}`"):
             EngineArguments(**{field: value})
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps` of 9"):
+        Engine(model, shapes_loader(), EngineArguments(gradient_accumulation_steps=9), tmp_path)
+    with pytest.raises(ValueError, match="`mode`"):
+        SandwichArguments(mode="acumulate")
     with pytest.raises(ValueError, match="`distillation_weight`"):
         LossArguments(distillation_weight=2)
     with pytest.raises(ValueError, match="`reorder_every`"):
@@ -232,16 +242,22 @@ def test_killed_in_mid_epoch_and_resumed_is_the_same_run(stock_folder: Path, tmp
 
 
 def test_a_resumed_run_must_be_the_same_run(stock_folder: Path, shapes_loader: Callable, tmp_path: Path) -> None:
-    def train(**changed: object) -> None:
+    def train(loader: DataLoader | None = None, **changed: object) -> None:
         model = SuperSamModel.from_pretrained(stock_folder)
         args = SandwichArguments(**{"max_steps": 2, "save_steps": 1, **changed})
-        train_sandwich(model, space_of(model), shapes_loader(), args, tmp_path)
+        train_sandwich(model, space_of(model), loader or shapes_loader(), args, tmp_path)
 
     train()
     with pytest.raises(ValueError, match="`learning_rate`"):
         train(learning_rate=1.0)
     train(logging_steps=3)
+    with pytest.raises(ValueError, match="`data.box_padding`"):
+        train(loader=shapes_loader(box_padding=4))
     train(learning_rate=1.0, resume=False)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
+    assert steps == [2]
+    state = json.loads((checkpoints(tmp_path)[-1] / "trainer_state.json").read_text())
+    assert state["run"]["learning_rate"] == 1.0
 
 
 def test_two_processes_give_the_gradients_of_one(stock_folder: Path, tmp_path: Path) -> None:

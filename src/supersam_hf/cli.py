@@ -38,6 +38,8 @@ def recipe_parser(verb: str) -> ArgumentParser:
     if verb in ("extract", "measure"):
         what = "JSON file of a subnet, or `largest`, `smallest`, `found` (what search chose)"
         parser.add_argument("--subnet", type=str, default="found" if verb == "extract" else "largest", help=what)
+    if verb == "pretrain":
+        parser.set_defaults({"pretrain.enabled": True})
     _hide_others(parser, SECTIONS.get(verb))
     return parser
 
@@ -69,6 +71,9 @@ def run_verb(verb: str, argv: list[str]) -> int:
     transformers_logging.disable_progress_bar()
     if verb == "convert":
         return _convert(argv)
+    from .pipeline import run_verb as run_stage
+    from .training.engine import LaunchError
+
     parser = recipe_parser(verb)
     values = parser.parse_args(argv)
     try:
@@ -76,10 +81,8 @@ def run_verb(verb: str, argv: list[str]) -> int:
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
         parsed.pop("config", None)
         recipe = Recipe(**parsed)
-        from .pipeline import run_verb as run_stage
-
         run_stage(verb, recipe, **extra)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, LaunchError) as error:
         # What the user can mend: no traceback.
         print(f"supersam-hf {verb}: {error}", file=sys.stderr)
         return 2

@@ -123,6 +123,20 @@ def evaluate_subnets(
     return {n: evaluate(model, loader, s, multimask=multimask, accelerator=accelerator) for n, s in bar}
 
 
+def box_baseline(loader: DataLoader) -> float:
+    """mIoU of filling every box prompt: what a model gets that does not look at the image."""
+    ious = []
+    for batch in loader:
+        side = batch["masks"].shape[-1]
+        center = torch.arange(side) + 0.5
+        left, top, right, bottom = batch["input_boxes"].unbind(-1)  # (batch, prompts) each
+        columns = (center >= left[..., None]) & (center <= right[..., None] + 1)
+        rows = (center >= top[..., None]) & (center <= bottom[..., None] + 1)
+        filled = rows[..., :, None] & columns[..., None, :]
+        ious.append(mask_iou(filled, batch["masks"].bool())[batch["object_mask"]])
+    return float(torch.cat(ious).mean())
+
+
 def quality_of(
     model: Any, loader: DataLoader, accelerator: Accelerator | None = None
 ) -> Callable[[Subnet | None], float]:

@@ -28,18 +28,18 @@ class ModelArguments:
 
 @dataclass
 class SpaceArguments:
-    """The elastic space. Nulls are filled from the layer ranking, or from the paper's numbers."""
+    """The elastic space. Nulls are filled from the supernet's own space, the layer ranking, or the paper's numbers."""
 
-    protected_layers: list[int] = field(default_factory=lambda: [0])
-    """Layers neither removed nor narrowed."""
+    protected_layers: list[int] | None = None
+    """Layers neither removed nor narrowed; null: layer 0."""
     prunable_layers: list[int] | None = None
     """Layers a subnet may leave out; null: what rank-layers proposes, else 1 2 5 6 9 of 12."""
-    prune_probability: float = 0.5
-    """How often a prunable layer is left out when a subnet is sampled, 0 to 1."""
+    prune_probability: float | list[float] | None = None
+    """How often a prunable layer is left out when a subnet is sampled, 0 to 1; one, or one a layer; null: 0.5."""
     mlp_windows: list[int] | None = None
     """MLP windows in hidden units; null: 1/4, 1/3, 1/2, 3/4 of the width, rounded down to a multiple of 12."""
-    attention_windows: list[int] = field(default_factory=list)
-    """Attention windows as a width over all heads; empty: attention is not elastic."""
+    attention_windows: list[int] | None = None
+    """Attention windows as a width over all heads; null: attention is not elastic."""
 
 
 @dataclass
@@ -82,6 +82,8 @@ class EvaluateArguments:
     """Also measure the three-mask output (oracle and predicted pick) of the named models."""
     before: bool = True
     """In the pipeline, evaluate before training as well."""
+    original: str | None = None
+    """Checkpoint of the stock model's row; null: the model that the run starts from."""
     subnets: list[str] = field(default_factory=list)
     """JSON files of further subnets to evaluate."""
 
@@ -116,13 +118,15 @@ class Recipe:
     reorder: ReorderArguments = field(default_factory=ReorderArguments)
     train: SandwichArguments = field(default_factory=SandwichArguments)
     finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
-    search: SearchArguments = field(default_factory=lambda: SearchArguments(max_params=0.6))
+    search: SearchArguments = field(default_factory=SearchArguments)
     evaluate: EvaluateArguments = field(default_factory=EvaluateArguments)
     measure: MeasureArguments = field(default_factory=MeasureArguments)
 
     def __post_init__(self) -> None:
         if self.model.name is None and not self.pretrain.enabled:
-            raise ValueError("`model.name` is missing: give a SAM checkpoint, or set `pretrain.enabled: true`.")
+            raise ValueError(
+                "`model.name` is missing: give a SAM checkpoint (Hub id or folder), or set `pretrain.enabled: true`."
+            )
         if self.holdout_images < 1:
             raise ValueError(f"`holdout_images` must be 1 or more, got {self.holdout_images}.")
         if self.pretrain.enabled and self.pretrain.mixed_precision != self.train.mixed_precision:

@@ -143,6 +143,11 @@ def _read_coco(path: str, split: str, stamp: str) -> Iterator[dict[str, Any]]:
     segmentations = defaultdict(list)
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd", 0):
+            if "segmentation" not in annotation:
+                raise ValueError(
+                    f"annotations/instances_{split}.json has annotations without `segmentation` (boxes only?); "
+                    "masks are needed."
+                )
             segmentations[annotation["image_id"]].append(annotation["segmentation"])
     for entry in content["images"]:
         file = Path(path) / split / entry["file_name"]

@@ -68,6 +68,8 @@ def _convert(data: "Dataset", function: Any, needed: tuple[str, str]) -> "Datase
 
 def _convert_instances(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
     name = _row_name(row, index)
+    if not isinstance(row["instances"], Image.Image):
+        raise ValueError(f"`instances` of {name} is no image; it must be a PNG of object ids, 0 = background.")
     ids = id_map_array(row["instances"], name)
     check_mask_size(ids.shape, _cell_size(row["image"]), name)
     return {"image_id": name, "objects": instances_to_objects(ids)}

@@ -51,7 +51,8 @@ def rank_layers(
     """Ranks the layers of a supernet by what their removal costs, and proposes the prunable set.
 
     The proposal is the longest greedy removal that loses at most `max_drop` of the full quality (the paper removes
-    layers 1, 2, 5, 6 and 9 of SAM ViT-B for about 8 %), never a protected layer, θ = 0.5 each.
+    layers 1, 2, 5, 6 and 9 of SAM ViT-B for about 8 %), θ = 0.5 each. Protected layers are removed alone, to see what
+    they are worth, but never greedily.
 
     Args:
         quality (`Callable`): Quality of a subnet in [0, 1] (mIoU on about 100 images), higher is better.
@@ -61,11 +62,12 @@ def rank_layers(
         max_prunable (`int`, *optional*): Largest proposal; defaults to 5 of 12 layers, as in the paper.
 
     Raises:
-        ValueError: If `max_removed` is not in 1 to depth − 1.
+        ValueError: If `max_removed` is not in 1 to the number of layers that are not protected, one layer staying.
     """
     depth = space.num_hidden_layers
-    if not 1 <= max_removed < depth:
-        raise ValueError(f"`max_removed` must lie in 1 to {depth - 1} for {depth} layers, got {max_removed}.")
+    most = most_removed(space)
+    if not 1 <= max_removed <= most:
+        raise ValueError(f"`max_removed` must lie in 1 to {most} here, got {max_removed}.")
     known: dict[tuple[int, ...], Removal] = {}
 
     def without(layers: tuple[int, ...]) -> Removal:
@@ -81,24 +83,28 @@ def rank_layers(
     greedy: list[Removal] = []
     removed: tuple[int, ...] = ()
     for _ in range(max_removed):
-        tried = [without(tuple(sorted({*removed, i}))) for i in range(depth) if i not in removed]
+        tried = [without(tuple(sorted({*removed, i}))) for i in space.elastic_layers if i not in removed]
         greedy.append(max(tried, key=lambda removal: removal.quality))
         removed = greedy[-1].layers
-    prunable = _propose(space, full, greedy, max_drop, max_prunable or max(1, depth * 5 // 12))
+    prunable = _propose(full, greedy, max_drop, max_prunable or max(1, depth * 5 // 12))
     return LayerRanking(full, single, greedy, list(prunable), [0.5] * len(prunable))
 
 
-def count_evaluations(depth: int, max_removed: int) -> int:
+def most_removed(space: ElasticSpace) -> int:
+    """The longest greedy removal: every layer that is not protected, but one must stay."""
+    return min(len(space.elastic_layers), space.num_hidden_layers - 1)
+
+
+def count_evaluations(space: ElasticSpace, max_removed: int) -> int:
     """How many subnets `rank_layers` evaluates."""
-    return 1 + depth + sum(depth - step for step in range(1, max_removed))
+    elastic = len(space.elastic_layers)
+    return 1 + space.num_hidden_layers + sum(elastic - step for step in range(1, max_removed))
 
 
-def _propose(
-    space: ElasticSpace, full: Removal, greedy: list[Removal], max_drop: float, max_prunable: int
-) -> tuple[int, ...]:
+def _propose(full: Removal, greedy: list[Removal], max_drop: float, max_prunable: int) -> tuple[int, ...]:
     proposal: tuple[int, ...] = ()
     for removal in greedy[:max_prunable]:
-        if removal.quality < full.quality * (1 - max_drop) or set(removal.layers) & set(space.protected_layers):
+        if removal.quality < full.quality * (1 - max_drop):
             break
         proposal = removal.layers
     return proposal

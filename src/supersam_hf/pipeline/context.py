@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import asdict
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,10 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader
 
 from ..data import PromptDataset, build_loader, load_source
-from ..models.supersam import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, SuperSamProcessor
-from ..recipe import Recipe, SpaceArguments
-
-
-# Folders that may hold the supernet, the furthest trained first.
-SUPERNETS = ("supernet", "reordered")
+from ..files import changed_keys, write_json
+from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
+from ..recipe import Recipe
+from ..training.pretrain import sam_config
 
 
 class Run:
@@ -25,8 +25,25 @@ class Run:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.folder = Path(recipe.output_dir)
-        self.state = PartialState(cpu=not torch.accelerator.is_available())
+        # While the main process evaluates or searches, the others wait for it: for as long as it takes.
+        self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """One folder, one model to start from: what lies there must not stand in for another model."""
+        record = self.folder / "start.json"
+        start = {"pretrain": True} if self.recipe.pretrain.enabled else asdict(self.recipe.model)
+        start.pop("attn_implementation", None)
+        if record.exists():
+            changed = changed_keys(json.loads(record.read_text()), start)
+            if changed:
+                raise ValueError(
+                    f"{self.folder} was begun from another model ({', '.join(changed)} in {record} differ). "
+                    "Choose another `output_dir`."
+                )
+        elif self.state.is_main_process:
+            write_json(record, start)
 
     @cached_property
     def _train_source(self) -> Any:
@@ -65,8 +82,7 @@ class Run:
     def processor(self) -> SuperSamProcessor:
         recipe = self.recipe
         if recipe.pretrain.enabled:
-            sizes = {"image_size": recipe.pretrain.image_size, "patch_size": recipe.pretrain.patch_size}
-            return SuperSamProcessor.for_config(SuperSamConfig(vision_config=sizes))
+            return SuperSamProcessor.for_config(sam_config(recipe.pretrain))
         hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
         return SuperSamProcessor.from_pretrained(recipe.model.name, image_size=recipe.model.image_size, **hub)
 
@@ -84,12 +100,15 @@ class Run:
         hub = {} if args.revision is None else {"revision": args.revision}
         return self.load(str(args.name), image_size=args.image_size, window_size=args.window_size, **hub)
 
+    def untrained(self) -> SuperSamModel:
+        """What training starts from: the reordered model if there is one, else the original."""
+        folder = self.folder / "reordered"
+        return self.load(folder) if (folder / "config.json").exists() else self.original()
+
     def supernet(self) -> SuperSamModel:
         """The supernet as far as the run has brought it."""
-        for name in SUPERNETS:
-            if (self.folder / name / "config.json").exists():
-                return self.load(self.folder / name)
-        return self.original()
+        folder = self.folder / "supernet"
+        return self.load(folder) if (folder / "config.json").exists() else self.untrained()
 
     def found(self) -> SuperSamModel:
         """The extracted subnet, as anyone would load it."""
@@ -114,27 +133,27 @@ class Run:
         Raises:
             ValueError: If the recipe asks for another space than the model was trained with.
         """
-        args, stored = self.recipe.space, model.config.elastic_space
-        if stored is not None and args == SpaceArguments():
+        stored = model.config.elastic_space
+        given = {key: value for key, value in asdict(self.recipe.space).items() if value is not None}
+        ranking = self.folder / "ranking.json"
+        if stored is None and "prunable_layers" not in given and ranking.exists():
+            given["prunable_layers"] = json.loads(ranking.read_text())["prunable_layers"]
+        if stored is not None:
+            self._check_space(given, stored)
             return ElasticSpace.from_dict(stored)
-        prunable, ranking = args.prunable_layers, self.folder / "ranking.json"
-        if prunable is None and ranking.exists():
-            prunable = json.loads(ranking.read_text())["prunable_layers"]
-        space = ElasticSpace.for_config(
-            # Without its own space: the numbers below are the recipe's.
-            model.config.vision_config,
-            protected_layers=tuple(args.protected_layers),
-            prunable_layers=None if prunable is None else tuple(prunable),
-            prune_probability=args.prune_probability,
-            mlp_windows=None if args.mlp_windows is None else tuple(args.mlp_windows),
-            attention_windows=tuple(args.attention_windows),
-        )
-        if stored is not None and space != ElasticSpace.from_dict(stored):
+        listed = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        return ElasticSpace.for_config(model.config, **listed)
+
+    @staticmethod
+    def _check_space(given: dict[str, Any], stored: dict[str, Any]) -> None:
+        wanted = {key: value for key, value in given.items() if not isinstance(value, float)}
+        changed = changed_keys({key: stored[key] for key in wanted}, wanted)
+        if changed:
             raise ValueError(
-                "The `space` section asks for another elastic space than this supernet was made with "
-                f"({json.dumps(stored)}). Leave the section out, or reorder and train anew in another `output_dir`."
+                f"The `space` section differs from the elastic space that this supernet was made with in "
+                f"{', '.join(changed)}: {json.dumps(stored)}. Leave it out, or reorder and train anew in another "
+                "`output_dir`."
             )
-        return space
 
     def subnet(self, name: str, space: ElasticSpace) -> Subnet:
         """`largest`, `smallest`, `found` (what the search chose), or a JSON file.

@@ -12,12 +12,14 @@ import torch
 from tqdm.auto import tqdm
 
 from ..elastic.cost import count_macs, count_parameters
+from ..evaluation import box_baseline
 from ..evaluation import evaluate as evaluate_model
+from ..files import fingerprint, write_json
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
 from .context import Run
-from .files import Journal, fingerprint, write_json
+from .journal import Journal
 from .overlays import overlay_samples
 
 
@@ -27,10 +29,15 @@ NAMED = ("original", "largest", "smallest", "found")
 
 
 def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
-    """What is evaluated: the original always, then the supernet's largest, smallest, sampled and listed subnets."""
-    args, space = run.recipe.evaluate, run.space(supernet)
-    generator = torch.Generator().manual_seed(args.seed)
-    rows: dict[str, Entry] = {"original": (run.original(), None)}
+    """What is evaluated: the original always, then the supernet's largest, smallest, sampled and listed subnets; of an
+    extracted subnet, itself."""
+    args = run.recipe.evaluate
+    original = run.original() if args.original is None else run.load(args.original)
+    rows: dict[str, Entry] = {"original": (original, None)}
+    if supernet.config.subnet is not None:
+        # An extracted subnet has no subnets of its own.
+        return rows if args.original is None else rows | {"found": (supernet, None)}
+    space, generator = run.space(supernet), torch.Generator().manual_seed(args.seed)
     rows |= {"largest": (supernet, space.largest()), "smallest": (supernet, space.smallest())}
     rows |= {f"sampled {i + 1}": (supernet, space.sample(generator)) for i in range(args.num_sampled)}
     return rows | {file: (supernet, run.subnet(file, space)) for file in args.subnets}
@@ -63,7 +70,7 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
 
 def evaluate_before(run: Run) -> None:
     """`evaluation_before.json`: the original, and the subnets of the reordered model before any training."""
-    write_json(run.folder / "evaluation_before.json", evaluated(run, entries(run, run.supernet()), "before"))
+    write_json(run.folder / "evaluation_before.json", evaluated(run, entries(run, run.untrained()), "before"))
 
 
 def evaluate(run: Run) -> None:
@@ -114,6 +121,8 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
         writer.writeheader()
         writer.writerows(table)
     text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
+    if run.recipe.data.prompt == "box":
+        text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
     (run.folder / "results.md").write_text(text)
     untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
     plot_pareto([*table, *untrained], run.folder / "pareto.png")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import changed_keys, write_json
 from ..recipe import Recipe
 from . import report, stages
 from .context import Run
-from .files import write_json
 
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ STAGES = {
         stages.pretrain, "pretrained/config.json", ("data", "pretrain", "holdout_images"), "pretrain", parallel=True
     ),
     "rank-layers": Stage(
-        stages.rank_layers, "ranking.json", ("model", "data", "rank_layers", "holdout_images"), "ranking"
+        stages.rank_layers, "ranking.json", ("data", "space", "rank_layers", "holdout_images"), "ranking"
     ),
-    "reorder": Stage(stages.reorder, "reordered/config.json", ("model", "data", "space", "reorder")),
+    "reorder": Stage(stages.reorder, "reordered/config.json", ("data", "space", "reorder")),
     "evaluate-before": Stage(
         report.evaluate_before, "evaluation_before.json", ("data", "evaluate"), "evaluation/before.jsonl"
     ),
@@ -113,12 +113,10 @@ def is_done(run: Run, name: str) -> bool:
     stage, record = STAGES[name], run.folder / "stages" / f"{name}.json"
     if not record.exists() or not (run.folder / stage.output).exists():
         return False
-    now = _flat(json.loads(json.dumps(run.recipe.sections(*stage.sections))))
-    then = _flat(json.loads(record.read_text())["values"])
-    changed = sorted(key for key in {*now, *then} if now.get(key) != then.get(key))
+    changed = changed_keys(json.loads(record.read_text())["values"], run.recipe.sections(*stage.sections))
     if changed:
         raise ValueError(
-            f"{run.folder / stage.output} was made with other values of {', '.join(f'`{c}`' for c in changed)}. "
+            f"{run.folder / stage.output} was made with other values of {', '.join(changed)}. "
             f"Add `--redo {name}` to make it and what follows anew, or choose another `output_dir`."
         )
     return True
@@ -140,14 +138,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """Nested sections as dotted keys, as they are given on the command line."""
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _on_main_process(run: Run, function: Callable[[Run], None]) -> None:

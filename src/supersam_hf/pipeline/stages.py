@@ -6,10 +6,11 @@ import torch
 from tqdm.auto import tqdm
 
 from ..elastic.cost import SamShape, count_macs, count_parameters
-from ..elastic.importance import count_evaluations
+from ..elastic.importance import count_evaluations, most_removed
 from ..elastic.importance import rank_layers as rank
 from ..elastic.reorder import reorder as reorder_channels
 from ..evaluation import calibration_images, evaluate, quality_of
+from ..files import fingerprint, write_json
 from ..measure import measure_model
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
@@ -19,7 +20,7 @@ from ..training import pretrain as pretraining
 from ..training.engine import Engine
 from ..training.sandwich import train_sandwich
 from .context import Run
-from .files import Journal, fingerprint, write_json
+from .journal import Journal
 
 
 def pretrain(run: Run) -> None:
@@ -34,13 +35,15 @@ def rank_layers(run: Run) -> None:
     args, model = run.recipe.rank_layers, run.original()
     # Which layers may go is the question here; only the protected ones are given.
     space = ElasticSpace.for_config(
-        model.config.vision_config, protected_layers=tuple(run.recipe.space.protected_layers), prunable_layers=()
+        model.config.vision_config,
+        protected_layers=tuple(run.recipe.space.protected_layers or [0]),
+        prunable_layers=(),
     )
     quality = quality_of(model, run.holdout_loader(args.num_images))
     context = {**run.recipe.sections("data", "holdout_images"), "num_images": args.num_images}
     journal = Journal(run.folder / "ranking" / "evaluations.jsonl", {**context, "weights": fingerprint(model)})
-    max_removed, shape = min(args.max_removed, space.num_hidden_layers - 1), SamShape.from_config(model.config)
-    with tqdm(total=count_evaluations(space.num_hidden_layers, max_removed), desc="rank layers") as bar:
+    max_removed, shape = min(args.max_removed, most_removed(space)), SamShape.from_config(model.config)
+    with tqdm(total=count_evaluations(space, max_removed), desc="rank layers") as bar:
         ranking = rank(
             space,
             lambda subnet: journal.get(subnet.to_json(), lambda: quality(subnet)),
@@ -66,7 +69,7 @@ def reorder(run: Run) -> None:
 
 def train(run: Run) -> None:
     """`supernet/`: the supernet, trained by the sandwich rule; `training.png`."""
-    args, model = run.recipe.train, run.supernet()
+    args, model = run.recipe.train, run.untrained()
     space = run.space(model)
     holdout = run.holdout_loader() if args.eval_steps else None
 
@@ -148,9 +151,10 @@ def extract(run: Run, subnet: str = "found") -> None:
 def measure(run: Run, subnet: str = "largest") -> None:
     """`measurement.json`: size, work, latency, throughput and peak memory of one subnet, extracted."""
     model, args = run.supernet(), run.recipe.measure
-    chosen = run.subnet(subnet, run.space(model))
+    # An extracted subnet is measured as it is.
+    extracted = model if model.config.subnet is not None else model.extract(run.subnet(subnet, run.space(model)))
     measured = measure_model(
-        model.extract(chosen),
+        extracted,
         batch_size=args.batch_size,
         warmup=args.warmup,
         repeats=args.repeats,

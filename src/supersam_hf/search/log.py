@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..files import flattened
 from .objective import Evaluation
 
 
@@ -93,17 +94,10 @@ class SearchLog:
         return lines
 
     def _check_header(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        before, now = _flat(found), _flat(wanted)
+        before, now = flattened(found), flattened(wanted)
         for field in sorted({*before, *now}):
             if before.get(field) != now.get(field):
                 raise ValueError(
                     f"{self.path} was begun with `{field}` = {before.get(field)}, now it is {now.get(field)}. "
                     "Take the same settings to resume, or another log."
                 )
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

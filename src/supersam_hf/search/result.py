@@ -1,12 +1,11 @@
 """What a search found: the best subnet, the Pareto front, and how near it came where nothing kept the budget."""
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import write_json
 from ..models.supersam.elastic_supersam import Subnet
 from .log import Ask
 from .objective import Evaluation, Objective
@@ -127,6 +126,4 @@ class SearchResult:
 
     def save(self, path: str | Path) -> None:
         """Writes `to_dict()` as JSON, whole or not at all."""
-        draft = Path(f"{path}.draft")
-        draft.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, path)
+        write_json(Path(path), self.to_dict())

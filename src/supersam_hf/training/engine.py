@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..files import changed_keys, fingerprint, whole_lines
+
 
 STATE_FILE = "trainer_state.json"
 
@@ -65,6 +67,8 @@ class EngineArguments:
         for name in ("max_steps", "gradient_accumulation_steps", "logging_steps", "save_total_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        if self.lr_schedule not in ("exponential", "cosine", "linear"):
+            raise ValueError(f"`lr_schedule` must be exponential, cosine or linear, got {self.lr_schedule!r}.")
         if self.learning_rate <= 0:
             raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
         if not 0 < self.min_lr_ratio <= 1:
@@ -91,17 +95,24 @@ class Engine:
     Attributes:
         accelerator (`Accelerator`): Device, precision, processes.
         model (`nn.Module`): The prepared model; `unwrapped` without DDP.
+        context (`dict`): What else a resumed run must share with the run it continues, beside `args`.
         global_step (`int`): Steps done. Everything random derives from it, so that a resumed run is the same run.
 
     Raises:
-        RuntimeError: If the launcher started more processes than Accelerate sees.
+        LaunchError: If the launcher started more processes than Accelerate sees.
         ValueError: If a tracker is not installed.
     """
 
     def __init__(
-        self, model: PreTrainedModel, loader: DataLoader, args: EngineArguments, output_dir: Path | str
+        self,
+        model: PreTrainedModel,
+        loader: DataLoader,
+        args: EngineArguments,
+        output_dir: Path | str,
+        context: dict[str, Any] | None = None,
     ) -> None:
         self.args, self.output_dir = args, Path(output_dir)
+        self.context = {"weights": fingerprint(model), "batch_size": loader.batch_size, **(context or {})}
         self.accelerator = make_accelerator(args, self.output_dir)
         set_seed(args.seed)
         if args.gradient_checkpointing:
@@ -116,9 +127,15 @@ class Engine:
         self.sampler: Any = loader.sampler
         self.global_step = 0
         self.resumed_from: Path | None = None
-        self.micro_batches = min(args.gradient_accumulation_steps, len(self.loader))
+        self.micro_batches = args.gradient_accumulation_steps
+        if self.micro_batches > len(self.loader):
+            raise ValueError(
+                f"`gradient_accumulation_steps` of {self.micro_batches} needs as many batches an epoch; there are "
+                f"{len(self.loader)}. Lower it, or `data.batch_size`."
+            )
         if args.resume:
             self._resume()
+        self._forget_what_comes_later()
 
     @property
     def unwrapped(self) -> Any:
@@ -178,7 +195,9 @@ class Engine:
             if args.save_steps and self.global_step % args.save_steps == 0:
                 self.save_checkpoint()
         progress.close()
-        accelerator.end_training()
+        # Not accelerator.end_training(): it would end the process group, which later stages of a run need.
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
     def optimizer_step(self) -> float | None:
         """Clips, steps and clears the gradients; returns the gradient norm where it was clipped."""
@@ -206,7 +225,7 @@ class Engine:
         self.accelerator.save_state(str(aside))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (aside / STATE_FILE).write_text(json.dumps({"global_step": self.global_step, "args": self._fingerprint()}))
+            (aside / STATE_FILE).write_text(json.dumps({"global_step": self.global_step, "run": self._identity()}))
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
             for old in checkpoints(self.output_dir)[: -self.args.save_total_limit]:
@@ -218,26 +237,38 @@ class Engine:
         if not found:
             return
         state = json.loads((found[-1] / STATE_FILE).read_text())
-        changed = sorted(k for k, v in self._fingerprint().items() if state["args"].get(k) != v)
+        changed = changed_keys(state["run"], self._identity())
         if changed:
             raise ValueError(
-                f"{found[-1]} was written with another {', '.join(f'`{k}`' for k in changed)}; resuming would be "
+                f"{found[-1]} was written with another {', '.join(changed)}; resuming would be "
                 "neither run. Restore the old values, choose another output folder, or set `resume: false`."
             )
         self.accelerator.load_state(str(found[-1]))
         self.global_step = state["global_step"]
         self.resumed_from = found[-1]
-        log = self.output_dir / "log.jsonl"
-        if self.accelerator.is_main_process and log.exists():
-            # What was logged after the checkpoint will be logged again.
-            lines = [line for line in log.read_text().splitlines(True) if line.endswith("\n")]
-            log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.global_step))
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """The arguments that a resumed run must share with the run that it continues."""
+    def _forget_what_comes_later(self) -> None:
+        """Log lines and checkpoints beyond `global_step`: they will be written again."""
+        if not self.accelerator.is_main_process:
+            return
+        for folder in checkpoints(self.output_dir):
+            if int(folder.name.removeprefix("checkpoint-")) > self.global_step:
+                shutil.rmtree(folder)
+        log = self.output_dir / "log.jsonl"
+        if log.exists():
+            kept = [line for line in whole_lines(log) if json.loads(line)["step"] <= self.global_step]
+            log.write_text("".join(f"{line}\n" for line in kept))
+
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the run that it continues."""
         free = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "resume", "report_to"}
         values = {k: v for k, v in asdict(self.args).items() if k not in free}
-        return values | {"images": len(self.sampler), "processes": self.accelerator.num_processes}
+        processes = {"images": len(self.sampler), "processes": self.accelerator.num_processes}
+        return values | processes | self.context
+
+
+class LaunchError(RuntimeError):
+    """The launcher and Accelerate disagree about the number of processes."""
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -260,7 +291,7 @@ def make_accelerator(args: EngineArguments, output_dir: Path) -> Accelerator:
     )
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size != accelerator.num_processes:
-        raise RuntimeError(
+        raise LaunchError(
             f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they "
             "would train apart and overwrite each other. Launch with `torchrun --nproc_per_node N`, or unset "
             "WORLD_SIZE."

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from ..models.supersam import SuperSamModel
 from .engine import Engine, EngineArguments
 from .losses import LossArguments
-from .sandwich import SandwichArguments, freeze_prompt_encoder, sandwich_step
+from .sandwich import SandwichArguments, data_context, freeze_prompt_encoder, sandwich_step
 
 
 @dataclass
@@ -41,7 +41,7 @@ def finetune(
         model.prompt_encoder.requires_grad_(True)
         # The random Fourier features of positions are shared with the image side and never trained.
         model.prompt_encoder.shared_embedding.requires_grad_(False)
-    engine = Engine(model, loader, args, output_dir)
+    engine = Engine(model, loader, args, output_dir, {"data": data_context(loader)})
     alone = SandwichArguments(loss=args.loss)
 
     def step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel
 
 from ..models.supersam import SuperSamConfig, SuperSamModel
-from .engine import Engine
 from .finetune import FinetuneArguments, finetune
 from .losses import LossArguments
 
@@ -56,15 +55,13 @@ class PretrainArguments(FinetuneArguments):
     """Loss terms."""
 
 
-def new_sam(args: PretrainArguments) -> SuperSamModel:
-    """An untrained SAM of these sizes, with the initialisation that stock configs lack.
+def sam_config(args: PretrainArguments) -> SuperSamConfig:
+    """The config of a SAM of these sizes; with `encoder`, of that encoder's.
 
-    Stock `SamVisionConfig` starts the neck at zero (`initializer_range` 1e-10) and prompt positions as noise (`scale`
-    `hidden_size // 2`; the original SAM has 1.0, and so has this). Weights start with unit gain: stock SAM's 0.02,
-    made for widths near 1,000, lets signals of a narrow model die out.
+    Raises:
+        ValueError: If `encoder` is no ViT or DeiT, or the image is not a whole number of patches.
     """
-    source = None
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": args.hidden_size,
         "num_hidden_layers": args.num_hidden_layers,
         "num_attention_heads": args.num_attention_heads,
@@ -72,36 +69,45 @@ def new_sam(args: PretrainArguments) -> SuperSamModel:
         "patch_size": args.patch_size,
     }
     if args.encoder is not None:
-        source = load_vit(args.encoder)
-        shape = {k: getattr(source.config, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-        shape |= {"mlp_dim": source.config.intermediate_size, "patch_size": source.config.patch_size}
-        shape |= {"layer_norm_eps": source.config.layer_norm_eps}
-    torch.manual_seed(args.seed)
-    windowed = {"window_size": args.window_size, "global_attn_indexes": args.global_attn_indexes}
-    patch = shape["patch_size"]
-    config = SuperSamConfig(
+        vit = vit_config(args.encoder)
+        shape = {"hidden_size": vit.hidden_size, "num_hidden_layers": vit.num_hidden_layers}
+        shape |= {"num_attention_heads": vit.num_attention_heads, "mlp_dim": vit.intermediate_size}
+        shape |= {"patch_size": vit.patch_size, "layer_norm_eps": vit.layer_norm_eps}
+    patch, decoder = shape["patch_size"], args.decoder_size
+    if args.image_size % patch:
+        raise ValueError(f"`image_size` must be a multiple of the patch size {patch}, got {args.image_size}.")
+    return SuperSamConfig(
         vision_config={
             "image_size": args.image_size,
-            "output_channels": args.decoder_size,
-            "num_pos_feats": args.decoder_size // 2,
+            "output_channels": decoder,
+            "num_pos_feats": decoder // 2,
+            # as in the original SAM; the stock default starts prompt positions as noise
             "scale": 1.0,
+            "window_size": args.window_size,
+            "global_attn_indexes": args.global_attn_indexes,
             **shape,
-            **windowed,
         },
-        prompt_encoder_config={"image_size": args.image_size, "patch_size": patch, "hidden_size": args.decoder_size},
-        mask_decoder_config={
-            "hidden_size": args.decoder_size,
-            "iou_head_hidden_dim": args.decoder_size,
-            "mlp_dim": 8 * args.decoder_size,
-        },
+        prompt_encoder_config={"image_size": args.image_size, "patch_size": patch, "hidden_size": decoder},
+        mask_decoder_config={"hidden_size": decoder, "iou_head_hidden_dim": decoder, "mlp_dim": 8 * decoder},
     )
+
+
+def new_sam(args: PretrainArguments) -> SuperSamModel:
+    """An untrained SAM of these sizes.
+
+    Weights start with unit gain: the stock config's `initializer_range` (1e-10 in the encoder, 0.02 elsewhere) starts
+    the neck at zero and lets signals of a narrow model die out. Raises `ValueError` as [`sam_config`] does.
+    """
+    config = sam_config(args)
+    torch.manual_seed(args.seed)
     model = SuperSamModel(config)
     _unit_gain(model)
-    # Positions that start at zero leave patches indistinguishable to a model that learns them from nothing.
     encoder: Any = model.vision_encoder
+    # Positions that start at zero leave patches indistinguishable to a model that learns them from nothing.
     torch.nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
-    if source is not None:
-        encoder.load_state_dict(vit_encoder_weights(source, encoder.pos_embed.shape[1]), strict=False)
+    if args.encoder is not None:
+        vit = AutoModel.from_pretrained(args.encoder, add_pooling_layer=False)
+        encoder.load_state_dict(vit_encoder_weights(vit, encoder.pos_embed.shape[1]), strict=False)
     return model
 
 
@@ -115,12 +121,12 @@ def _unit_gain(model: torch.nn.Module) -> None:
             torch.nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5)
 
 
-def load_vit(name: str) -> Any:
-    """The ViT inside a ViT or DeiT checkpoint; `ValueError` for another architecture."""
-    model_type = AutoConfig.from_pretrained(name).model_type
-    if model_type not in ("vit", "deit"):
-        raise ValueError(f"`encoder` must be a ViT or DeiT checkpoint, but {name!r} is of type {model_type!r}.")
-    return AutoModel.from_pretrained(name, add_pooling_layer=False)
+def vit_config(name: str) -> Any:
+    """The config of a ViT or DeiT checkpoint; `ValueError` for another architecture."""
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type not in ("vit", "deit"):
+        raise ValueError(f"`encoder` must be a ViT or DeiT checkpoint, but {name!r} is of type {config.model_type!r}.")
+    return config
 
 
 @torch.no_grad()
@@ -150,6 +156,3 @@ def vit_encoder_weights(vit: Any, grid: int) -> dict[str, torch.Tensor]:
 def pretrain(model: SuperSamModel, loader: DataLoader, args: PretrainArguments, output_dir: Any) -> SuperSamModel:
     """Trains a [`new_sam`] on single masks, prompt encoder included."""
     return finetune(model, loader, args, output_dir, description="pretrain")
-
-
-__all__ = ["Engine", "PretrainArguments", "load_vit", "new_sam", "pretrain", "vit_encoder_weights"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..elastic.reorder import reorder
+from ..evaluation import PROMPTS
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from .engine import Engine, EngineArguments
 from .losses import LossArguments, mask_loss
-
-
-PROMPTS = ("input_boxes", "input_points", "input_labels")
 
 
 @dataclass
@@ -33,6 +31,8 @@ class SandwichArguments(EngineArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mode not in ("accumulate", "sequential"):
+            raise ValueError(f"`mode` must be accumulate or sequential, got {self.mode!r}.")
         if self.num_sampled < 0:
             raise ValueError(f"`num_sampled` must be 0 or more, got {self.num_sampled}.")
 
@@ -85,6 +85,13 @@ def predict(model: torch.nn.Module, batch: dict[str, torch.Tensor], subnet: Subn
     return model(pixel_values=batch["pixel_values"], multimask_output=False, subnet=subnet, **prompts)
 
 
+def data_context(loader: DataLoader) -> dict[str, Any]:
+    """What decides the samples of a `PromptDataset`'s loader."""
+    dataset: Any = loader.dataset
+    how_fast = ("num_workers", "eval_batch_size")
+    return {key: value for key, value in asdict(dataset.args).items() if key not in how_fast}
+
+
 def freeze_prompt_encoder(model: SuperSamModel) -> None:
     """Image encoder and mask decoder are trained, the prompt encoder is not (SuperSAM, Fig. 1)."""
     model.prompt_encoder.requires_grad_(False)
@@ -115,7 +122,8 @@ def train_sandwich(
     if args.reorder_every and not calibration:
         raise ValueError("`reorder_every` needs `calibration` images for Wanda.")
     freeze_prompt_encoder(model)
-    engine = Engine(model, loader, args, output_dir)
+    context = {"space": space.to_dict(), "data": data_context(loader)}
+    engine = Engine(model, loader, args, output_dir, context)
 
     def step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         if args.reorder_every and engine.global_step and engine.global_step % args.reorder_every == 0:

@@ -11,10 +11,10 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 RENAMED = {"sam": "supersam", "sam_vision_model": "supersam_vision_model"}
 
 
-def _adopt_stock_sam(config_dict: dict[str, Any], source: Any) -> dict[str, Any]:
-    """Renames the `model_type`s of a stock SAM; raises `ValueError` for every other architecture."""
+def _adopt_stock_sam(config_dict: dict[str, Any], source: Any, accepted: tuple[str, ...]) -> dict[str, Any]:
+    """Renames the `model_type`s of a stock SAM; raises `ValueError` for every type but those `accepted`."""
     model_type = config_dict.get("model_type")
-    if model_type not in {*RENAMED, *RENAMED.values()}:
+    if model_type not in accepted:
         raise ValueError(
             f"`{source}` holds a checkpoint of type {model_type!r}; SuperSAM is made from the original SAM "
             "(`model_type` 'sam': facebook/sam-vit-base, -large, -huge or a model trained from them). "
@@ -58,7 +58,8 @@ class SuperSamVisionConfig(SamVisionConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return _adopt_stock_sam(config_dict, pretrained_model_name_or_path), kwargs
+        accepted = (*RENAMED, *RENAMED.values())
+        return _adopt_stock_sam(config_dict, pretrained_model_name_or_path, accepted), kwargs
 
     @property
     def layer_widths(self) -> tuple[list[int], list[int]]:
@@ -94,7 +95,8 @@ class SuperSamConfig(SamConfig):
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        return _adopt_stock_sam(config_dict, pretrained_model_name_or_path), kwargs
+        # Not an encoder alone: prompt encoder and mask decoder would stay random.
+        return _adopt_stock_sam(config_dict, pretrained_model_name_or_path, ("sam", "supersam")), kwargs
 
 
 __all__ = ["SuperSamConfig", "SuperSamVisionConfig"]

@@ -114,6 +114,11 @@ class ElasticSpace:
         self._check_windows("mlp_windows", self.mlp_windows, 1, self.mlp_dim)
         heads = self.num_attention_heads
         self._check_windows("attention_windows", self.attention_windows, heads, heads * self.head_dim)
+        if len(set(self.head_windows)) < len(self.head_windows):
+            raise ValueError(
+                f"`attention_windows` {list(self.attention_windows)} gives the same channels a head twice "
+                f"({list(self.head_windows)} over {heads} heads); space them at least {heads} apart."
+            )
 
     def _check_layers(self) -> None:
         for name in ("protected_layers", "prunable_layers"):
@@ -185,7 +190,8 @@ class ElasticSpace:
             num_hidden_layers=depth,
             num_attention_heads=heads,
             mlp_dim=vision.mlp_dim,
-            head_dim=vision.hidden_size // heads,
+            # a stock config has no such field
+            head_dim=vision.to_dict().get("head_dim") or vision.hidden_size // heads,
             protected_layers=tuple(protected_layers),
             prunable_layers=tuple(prunable_layers),
             prune_probability=tuple(prune_probability),

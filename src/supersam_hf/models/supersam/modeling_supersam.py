@@ -66,7 +66,8 @@ class ElasticLinear(nn.Linear):
 
 
 def narrow_out(layer: nn.Module, hidden_states: torch.Tensor, window: int, full: int, groups: int = 1) -> torch.Tensor:
-    """Applies `layer` and keeps the leading `window` of `full` output channels of each group."""
+    """Applies `layer` and keeps the leading `window` of `full` output channels of each group:
+    (..., in) to (..., groups * window)."""
     if window == full:
         return layer(hidden_states)
     if isinstance(layer, ElasticLinear):
@@ -76,7 +77,8 @@ def narrow_out(layer: nn.Module, hidden_states: torch.Tensor, window: int, full:
 
 
 def narrow_in(layer: nn.Module, hidden_states: torch.Tensor, window: int, full: int, groups: int = 1) -> torch.Tensor:
-    """Applies `layer` to inputs that hold only the leading `window` of `full` channels of each group."""
+    """Applies `layer` to inputs that hold only the leading `window` of `full` channels of each group:
+    (..., groups * window) to (..., out)."""
     if window == full:
         return layer(hidden_states)
     if isinstance(layer, ElasticLinear):
@@ -85,6 +87,8 @@ def narrow_in(layer: nn.Module, hidden_states: torch.Tensor, window: int, full: 
 
 
 class SuperSamMLPBlock(nn.Module):
+    """Stock SAM's MLP on its leading `window` hidden units."""
+
     def __init__(self, config: SuperSamVisionConfig, mlp_dim: int) -> None:
         super().__init__()
         self.lin1 = ElasticLinear(config.hidden_size, mlp_dim, elastic="out")
@@ -93,6 +97,7 @@ class SuperSamMLPBlock(nn.Module):
         self.mlp_dim = mlp_dim
 
     def forward(self, hidden_states: torch.Tensor, window: int | None = None) -> torch.Tensor:
+        """(batch, height, width, channels) to the same."""
         window = self.mlp_dim if window is None else window
         hidden_states = self.act(narrow_out(self.lin1, hidden_states, window, self.mlp_dim))
         return narrow_in(self.lin2, hidden_states, window, self.mlp_dim)
@@ -124,6 +129,8 @@ class SuperSamVisionAttention(SamVisionAttention):
     def forward(
         self, hidden_states: torch.Tensor, window: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(windows, height, width, channels) to the same, and eager attention weights (windows * heads, tokens,
+        tokens); `window` is in channels a head."""
         batch_size, height, width, _ = hidden_states.shape
         heads, head_dim = self.num_attention_heads, self.head_dim if window is None else window
         qkv = narrow_out(self.qkv, hidden_states, head_dim, self.head_dim, 3 * heads)
@@ -169,6 +176,8 @@ class SuperSamVisionAttention(SamVisionAttention):
 
 
 class SuperSamVisionLayer(SamVisionLayer):
+    """Stock SAM's encoder layer, windowed or global, at any of its widths."""
+
     def __init__(self, config: SuperSamVisionConfig, window_size: int, mlp_dim: int, head_dim: int) -> None:
         GradientCheckpointingLayer.__init__(self)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -180,6 +189,7 @@ class SuperSamVisionLayer(SamVisionLayer):
     def forward(
         self, hidden_states: torch.Tensor, mlp_dim: int | None = None, head_dim: int | None = None
     ) -> torch.Tensor:
+        """(batch, grid, grid, channels) to the same; MLP of `mlp_dim` units, heads of `head_dim` channels."""
         residual = hidden_states
         hidden_states = self.layer_norm1(hidden_states)
         height, width = hidden_states.shape[1:3]
@@ -193,6 +203,8 @@ class SuperSamVisionLayer(SamVisionLayer):
 
 
 class SuperSamPreTrainedModel(SamPreTrainedModel):
+    """Loading, resizing and what transformers asks of a model family."""
+
     config: SuperSamConfig
     config_class = SuperSamConfig
     base_model_prefix = "supersam"
@@ -215,14 +227,22 @@ class SuperSamPreTrainedModel(SamPreTrainedModel):
             window_size (`int`, *optional*): Attention windows of this many patches a side instead of the checkpoint's.
 
         Raises:
-            ValueError: For a checkpoint of another architecture, or a size that does not fit the patches.
+            ValueError: For a checkpoint of another architecture or with weights missing, or a size that does not fit
+                the patches.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if image_size is None and window_size is None:
-            return loaded
-        if isinstance(loaded, tuple):  # output_loading_info=True
-            return loaded[0].resized(image_size, window_size), loaded[1]
-        return loaded.resized(image_size, window_size)
+        with_info = kwargs.pop("output_loading_info", False)
+        info: dict[str, Any]
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if info["missing_keys"]:
+            raise ValueError(
+                f"`{pretrained_model_name_or_path}` lacks weights of this model, which would stay random: "
+                f"{sorted(info['missing_keys'])[:5]} and so on ({len(info['missing_keys'])} in all)."
+            )
+        if image_size is not None or window_size is not None:
+            model = model.resized(image_size, window_size)
+        return (model, info) if with_info else model
 
     def resized(self, image_size: int | None = None, window_size: int | None = None) -> "SuperSamPreTrainedModel":
         """This model at another input or window size, with interpolated positions (see `from_pretrained`)."""
@@ -238,6 +258,8 @@ class SuperSamPreTrainedModel(SamPreTrainedModel):
 
 
 class SuperSamVisionEncoder(SuperSamPreTrainedModel, SamVisionEncoder):
+    """SAM's ViT. Which layers run, and how wide, is the `subnet` of each call."""
+
     config: SuperSamVisionConfig
     config_class = SuperSamVisionConfig
     _can_record_outputs = {"hidden_states": SuperSamVisionLayer, "attentions": SuperSamVisionAttention}
@@ -365,6 +387,18 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
             subnet=subnet,
             **kwargs,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, subnet: Subnet | None = None, **kwargs: Any
+    ) -> Any:
+        """As above; with `subnet`, that subnet of the checkpoint as a standalone model (see `extract`)."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if subnet is None:
+            return loaded
+        if isinstance(loaded, tuple):  # output_loading_info=True
+            return loaded[0].extract(subnet), loaded[1]
+        return loaded.extract(subnet)
 
     @torch.no_grad()
     def get_image_embeddings(
