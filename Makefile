@@ -8,6 +8,7 @@ RUN ?= runs/quickstart
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
+	# torch first and by itself: put another build (CUDA, ROCm) into .venv beforehand and it stays
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
@@ -16,7 +17,7 @@ quickstart: .venv/installed  ## a small SAM on generated shapes: pretrain, rank,
 	$(BIN)/supersam-hf run --config recipes/supersam/quickstart.yaml --output_dir $(RUN)
 
 test: .venv/installed  ## the fast tests
-	$(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-slow: .venv/installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -n auto -m slow

@@ -231,10 +231,10 @@ class SuperSamPreTrainedModel(SamPreTrainedModel):
                 the patches.
         """
         with_info = kwargs.pop("output_loading_info", False)
-        info: dict[str, Any]
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         if info["missing_keys"]:
             raise ValueError(
                 f"`{pretrained_model_name_or_path}` lacks weights of this model, which would stay random: "
