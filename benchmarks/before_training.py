@@ -41,7 +41,7 @@ def windows(run: Run, journal: Journal, calibrations: int = 3) -> dict[str, dict
     images = run.recipe.reorder.num_images
     table: dict[str, dict[int, list[float]]] = {}
     for method in METHODS:
-        for repeat in range(calibrations if method.startswith("wanda") else 1):
+        for repeat in range(calibrations if method == "wanda" else 1):
             model = run.original()
             space = ElasticSpace.for_config(model.config.vision_config, prunable_layers=())
             batches = calibration_images(run.train_loader, images * (repeat + 1))[

@@ -26,7 +26,7 @@ from supersam_hf.search import Objective, run_search
 
 ENGINES = ("opentuner", "random", "evolution")
 SEEDS = (0, 1, 2)
-IMAGES = 32
+IMAGES = 16
 
 
 def main() -> None:

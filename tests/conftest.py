@@ -74,6 +74,7 @@ def stock() -> SamModel:
 def stock_folder(stock: SamModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stock_sam")
     stock.save_pretrained(folder)
+    SuperSamProcessor.for_config(stock.config).save_pretrained(folder)
     return folder
 
 

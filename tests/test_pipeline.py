@@ -15,6 +15,7 @@ from supersam_hf import ElasticSpace, Subnet, SuperSamModel
 from supersam_hf.files import fingerprint
 from supersam_hf.pipeline.journal import Journal
 from supersam_hf.recipe import Recipe
+from supersam_hf.training.pretrain import PretrainArguments
 from supersam_hf_cli import main
 
 
@@ -171,8 +172,7 @@ def test_single_verbs_follow_one_another(finished: Path, tmp_path: Path, capsys:
 def test_the_holdout_is_never_trained_on(tmp_path: Path) -> None:
     from supersam_hf.pipeline.context import Run
 
-    recipe = Recipe(output_dir=str(tmp_path), holdout_images=5)
-    recipe.pretrain.enabled = True
+    recipe = Recipe(output_dir=str(tmp_path), holdout_images=5, pretrain=PretrainArguments(enabled=True))
     recipe.data.shapes_train_images, recipe.data.shapes_image_size = 20, 64
     recipe.pretrain.image_size = 64
     run = Run(recipe)
