@@ -22,10 +22,9 @@ print(stock - start, time.perf_counter() - stock)
 
 
 def main() -> None:
-    runs = [
-        subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True) for _ in range(5)
-    ]
-    stock, ours = zip(*(map(float, run.stdout.split()) for run in runs))
+    command = [sys.executable, "-c", SCRIPT]
+    printed = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(5)]
+    stock, ours = zip(*(map(float, line.split()) for line in printed))
     print(json.dumps({"stock_s": statistics.median(stock), "supersam_hf_adds_s": statistics.median(ours)}))
 
 
