@@ -40,7 +40,8 @@ def main() -> None:
     rows = []
     for engine in ENGINES:
         for seed in SEEDS:
-            args = replace(run.recipe.search, engine=engine, seed=seed)
+            # under a tight budget random sampling is rejected hundreds of times a trial
+            args = replace(run.recipe.search, engine=engine, seed=seed, max_asks=1000 * run.recipe.search.trials)
             objective = Objective(
                 space,
                 args.budget,

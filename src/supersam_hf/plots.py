@@ -236,7 +236,7 @@ def plot_search(trials: "Sequence[Evaluation | Mapping[str, Any]]", path: str | 
     if all(trial["quality"] is None for trial in tried):
         left.set_ylim(0, 1)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_axes(left, "Trial", "Quality")
+    _name_axes(left, "Ask", "Quality")
     _name_axes(right, "Parameters (M)", "")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, scatteryoffsets=[0.5])
     return _save(figure, path)
