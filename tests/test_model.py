@@ -4,12 +4,24 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import randomised, tiny_config
-from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration, SamConfig, SamModel, ViTConfig, ViTModel
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskGeneration,
+    SamConfig,
+    SamModel,
+    SamProcessor,
+    ViTConfig,
+    ViTModel,
+)
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from supersam_hf import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, SuperSamVisionModel
+from supersam_hf import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, SuperSamProcessor, SuperSamVisionModel
 
 
 SPACE = {"prunable_layers": (1, 2, 3), "attention_windows": (24, 36, 48)}
@@ -308,6 +320,21 @@ def test_relative_positions_are_resized_as_sam_does_on_the_fly(stock: SamModel, 
 def test_sizes_that_do_not_fit_are_refused(stock_folder: Path, sizes: dict, field: str) -> None:
     with pytest.raises(ValueError, match=f"`{field}`"):
         SuperSamModel.from_pretrained(stock_folder, **sizes)
+
+
+def test_the_processor_is_sams_and_follows_the_image_size(stock_folder: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8))
+    boxes = [[[10.0, 5.0, 80.0, 40.0]]]
+    stock = SamProcessor(SamImageProcessorPil.from_pretrained(stock_folder))
+    ours = SuperSamProcessor.from_pretrained(stock_folder)
+    expected, actual = (p(image, input_boxes=boxes, return_tensors="pt") for p in (stock, ours))
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+    larger = SuperSamProcessor.from_pretrained(stock_folder, image_size=128)
+    doubled = larger(image, input_boxes=boxes, return_tensors="pt")
+    assert doubled["pixel_values"].shape == (1, 3, 128, 128)
+    assert torch.allclose(doubled["input_boxes"], 2 * expected["input_boxes"], atol=2)
+    assert larger.image_processor.mask_size["longest_edge"] == 32
 
 
 def test_wrong_types_in_the_config_are_refused() -> None:

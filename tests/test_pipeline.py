@@ -217,3 +217,16 @@ def test_accelerate_launch_runs_a_verb(finished: Path, tmp_path: Path, run_pytho
     done = subprocess.run([*launcher, *argv(tmp_path, "train", **start)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert SuperSamModel.from_pretrained(tmp_path / "supernet").config.elastic_space is not None
+
+
+def test_two_processes_run_the_whole_pipeline(tmp_path: Path) -> None:
+    """Both train; the stages that write once run on the main process while the other waits."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "supersam_hf"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *argv(tmp_path / "run")], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["name"] for row in rows][-1] == "found"
+    state = json.loads((tmp_path / "run" / "train" / "checkpoint-00000004" / "trainer_state.json").read_text())
+    assert state["run"]["processes"] == 2
