@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from torch.utils.data import DataLoader
+from transformers import AutoModel, ViTConfig, ViTModel
 
 from supersam_hf import ElasticSpace, SuperSamModel
 from supersam_hf.training.engine import Engine, EngineArguments, checkpoints, lr_factor
@@ -284,8 +285,6 @@ def test_a_new_sam_avoids_the_traps_of_the_stock_defaults() -> None:
 
 
 def test_an_encoder_starts_from_a_vit(tmp_path: Path) -> None:
-    from transformers import ViTConfig, ViTModel
-
     config = ViTConfig(
         hidden_size=48,
         num_hidden_layers=2,
@@ -299,15 +298,25 @@ def test_an_encoder_starts_from_a_vit(tmp_path: Path) -> None:
         for parameter in vit.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     vit.save_pretrained(tmp_path)
-    model = new_sam(PretrainArguments(image_size=64, encoder=str(tmp_path), window_size=0)).eval()
-    images = torch.randn(1, 3, 64, 64)
+    assert_encoder_is(vit, str(tmp_path), image_size=64)
+
+
+@pytest.mark.shared
+def test_an_encoder_starts_from_a_real_deit(shared: Path) -> None:
+    folder = str(shared / "weights" / "deit-tiny-patch16-224")
+    assert_encoder_is(AutoModel.from_pretrained(folder, add_pooling_layer=False).eval(), folder, image_size=224)
+
+
+def assert_encoder_is(vit: ViTModel, folder: str, image_size: int) -> None:
+    """Without its class token a ViT's blocks and SAM's (no relative positions yet) are the same function."""
+    model = new_sam(PretrainArguments(image_size=image_size, encoder=folder, window_size=0)).eval()
+    images = torch.randn(1, 3, image_size, image_size)
     with torch.no_grad():
-        # without its class token a ViT block stack and SAM's (no relative positions yet) are the same function
         hidden = vit.embeddings(images)[:, 1:]
         for layer in vit.layers:
             hidden = layer(hidden)
         ours = model.vision_encoder(images, output_hidden_states=True).hidden_states[-1]
-    assert torch.allclose(ours.flatten(1, 2), hidden, atol=1e-4)
+    assert torch.allclose(ours.flatten(1, 2), hidden, atol=1e-4 * hidden.abs().max().item())
 
 
 def test_another_architecture_is_no_encoder(stock_folder: Path) -> None:
