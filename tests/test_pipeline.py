@@ -90,6 +90,27 @@ def test_the_subnet_is_the_supernets_and_reloads_to_the_same_quality(finished: P
     assert torch.equal(whole, alone.pred_masks)
 
 
+def test_a_listed_subnet_has_a_row_of_its_own(finished: Path, tmp_path: Path) -> None:
+    space = SuperSamModel.from_pretrained(finished / "supernet").elastic_space
+    listed = tmp_path / "mine.json"
+    listed.write_text(space.subnet(mlp_dim=min(space.mlp_windows)).to_json())
+    start = {"pretrain__enabled": "false", "model__name": finished / "supernet"}
+    assert main(argv(tmp_path / "run", "evaluate", **start, evaluate__subnets=f'["{listed}"]')) == 0
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["original", "largest", "smallest", "sampled", "sampled", "trial"]
+    table = (tmp_path / "run" / "results.md").read_text()
+    assert f"| {listed} |" in table
+    assert "| 2 sampled (mean" in table
+
+
+def test_another_removal_probability_than_the_supernets_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start = {"pretrain__enabled": "false", "model__name": finished / "supernet", "space__prune_probability": 0.25}
+    assert main(argv(tmp_path, "search", **start)) == 2
+    assert "`prune_probability`" in capsys.readouterr().err
+
+
 def test_ranking_feeds_the_space(finished: Path) -> None:
     ranking = json.loads((finished / "ranking.json").read_text())
     assert len(ranking["single"]) == 4

@@ -86,7 +86,7 @@ def rank_layers(
         tried = [without(tuple(sorted({*removed, i}))) for i in space.elastic_layers if i not in removed]
         greedy.append(max(tried, key=lambda removal: removal.quality))
         removed = greedy[-1].layers
-    prunable = _propose(full, greedy, max_drop, max_prunable or max(1, depth * 5 // 12))
+    prunable = _propose(full, greedy, max_drop, max(1, depth * 5 // 12) if max_prunable is None else max_prunable)
     return LayerRanking(full, single, greedy, list(prunable), [0.5] * len(prunable))
 
 

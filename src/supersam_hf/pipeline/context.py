@@ -146,7 +146,9 @@ class Run:
 
     @staticmethod
     def _check_space(given: dict[str, Any], stored: dict[str, Any]) -> None:
-        wanted = {key: value for key, value in given.items() if not isinstance(value, float)}
+        wanted = dict(given)
+        if isinstance(wanted.get("prune_probability"), (int, float)):  # one θ for all prunable layers
+            wanted["prune_probability"] = [wanted["prune_probability"]] * len(stored["prunable_layers"])
         changed = changed_keys({key: stored[key] for key in wanted}, wanted)
         if changed:
             raise ValueError(

@@ -50,14 +50,13 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
     journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context)
     table = []
     for name, (model, subnet) in tqdm(rows.items(), desc=journal_name, unit="model"):
-        multimask = run.recipe.evaluate.multimask and not name.startswith("sampled")
+        multimask = run.recipe.evaluate.multimask and _kind(name) != "sampled"
         key = f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}"
-        evaluation = partial(evaluate_model, model, run.eval_loader, subnet, multimask=multimask)
-        result = journal.get(key, lambda run_it=evaluation: asdict(run_it()))  # type: ignore[misc]
+        result = journal.get(key, partial(_quality, run, model, subnet, multimask))
         table.append(
             {
                 "name": name,
-                "kind": name if name in NAMED else "sampled",
+                "kind": _kind(name),
                 "params": count_parameters(model.config, subnet),
                 "params_weights_only": count_parameters(model.config, subnet, weights_only=True),
                 "macs": count_macs(model.config, subnet),
@@ -66,6 +65,15 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
             }
         )
     return table
+
+
+def _quality(run: Run, model: SuperSamModel, subnet: Subnet | None, multimask: bool) -> dict[str, Any]:
+    return asdict(evaluate_model(model, run.eval_loader, subnet, multimask=multimask))
+
+
+def _kind(name: str) -> str:
+    """How a row is shown; a subnet that the user listed is a trial of theirs, not one of the sampled."""
+    return name if name in NAMED else "sampled" if name.startswith("sampled ") else "trial"
 
 
 def evaluate_before(run: Run) -> None:
@@ -136,17 +144,17 @@ def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     was = {row["name"]: row["miou"] for row in before if row["kind"] != "original"}
-    largest = next((row for row in table if row["kind"] == "original"), table[0])
+    original = next(row for row in table if row["kind"] == "original")
     for row in table:
-        if row["kind"] in NAMED:
-            lines.append(_line(row, was.get(row["name"]), largest, origin))
+        if row["kind"] != "sampled":
+            lines.append(_line(row, was.get(row["name"]), original, origin))
     now, then = ([row["miou"] for row in rows if row["kind"] == "sampled"] for rows in (table, before))
     if len(now) > 1:
         lines.append(f"| {len(now)} sampled (mean ± sd) | | | {_spread(now)} | {_spread(then)} | | | |")
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row, was: float | None, largest: Row, origin: str) -> str:
+def _line(row: Row, was: float | None, original: Row, origin: str) -> str:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
 
@@ -156,7 +164,7 @@ def _line(row: Row, was: float | None, largest: Row, origin: str) -> str:
         ratio = "" if row["kind"] == "original" else f", {row['latency']['ratio']:.2f}×"
         latency = f"{timing['median_ms']:.1f} ms ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f}{ratio})"
     name = f"{row['name']} ({origin})" if origin and row["kind"] == "original" else row["name"]
-    size = f"{row['params']:,} ({row['params'] / largest['params']:.0%})"
+    size = f"{row['params']:,} ({row['params'] / original['params']:.0%})"
     quality = [number(row["miou"]), number(was), number(row["miou_oracle"]), number(row["miou_predicted"])]
     return "| " + " | ".join([name, size, f"{row['macs'] / 1e9:.3f}", *quality, latency]) + " |"
 

@@ -34,11 +34,9 @@ def rank_layers(run: Run) -> None:
     """`ranking.json`, `ranking.png`: what each layer's removal costs on the holdout; the proposed prunable set."""
     args, model = run.recipe.rank_layers, run.original()
     # Which layers may go is the question here; only the protected ones are given.
-    space = ElasticSpace.for_config(
-        model.config.vision_config,
-        protected_layers=tuple(run.recipe.space.protected_layers or [0]),
-        prunable_layers=(),
-    )
+    protected = run.recipe.space.protected_layers
+    given = {} if protected is None else {"protected_layers": tuple(protected)}
+    space = ElasticSpace.for_config(model.config.vision_config, prunable_layers=(), **given)
     quality = quality_of(model, run.holdout_loader(args.num_images))
     context = {**run.recipe.sections("data", "holdout_images"), "num_images": args.num_images}
     journal = Journal(run.folder / "ranking" / "evaluations.jsonl", {**context, "weights": fingerprint(model)})
