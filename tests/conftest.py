@@ -1,13 +1,24 @@
-"""Small random SAMs, and where the real images and checkpoints lie."""
+"""Small random SAMs, ViTs and DeiTs, and where the real images and checkpoints lie."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import SamConfig, SamModel
+from transformers import (
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    PreTrainedModel,
+    SamConfig,
+    SamModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from supersam_hf import SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
@@ -54,13 +65,14 @@ def tiny_config(**vision: object) -> SamConfig:
     )
 
 
-def randomised(model: SamModel, seed: int = 0) -> SamModel:
-    """Weights of ordinary size everywhere: a fresh SAM has zero relative positions and an all but zero decoder."""
+def randomised(model: PreTrainedModel, seed: int = 0) -> Any:
+    """Weights of ordinary size everywhere: a fresh SAM has zero relative positions and an all but zero decoder, a
+    fresh DeiT zero positions and tokens."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            norm = "layer_norm" in name and name.endswith("weight")
+            norm = "norm" in name and name.endswith("weight")
             parameter.copy_(1 + 0.1 * noise if norm else 0.1 * noise)
     return model.eval()
 
@@ -88,6 +100,58 @@ def inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     boxes = [[[5.0, 6.0, 30.0, 40.0], [10.0, 20.0, 60.0, 50.0]]] * 2
     return {"pixel_values": torch.randn(2, 3, 64, 64, generator=generator), "input_boxes": torch.tensor(boxes)}
+
+
+# 32 px, a 4 x 4 grid, 3 layers of width 48, heads of 16, 5 labels.
+TINY_VIT: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 96,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+}
+CLASSIFIERS = {
+    "vit": (ViTConfig, ViTForImageClassification),
+    "deit": (DeiTConfig, DeiTForImageClassification),
+    "deit_two_heads": (DeiTConfig, DeiTForImageClassificationWithTeacher),
+}
+
+
+def tiny_classifier(kind: str, **config: Any) -> Any:
+    """A stock classifier of random weights: "vit", "deit" or "deit_two_heads"."""
+    config_class, model_class = CLASSIFIERS[kind]
+    return randomised(model_class(config_class(**{**TINY_VIT, **config})))
+
+
+@pytest.fixture(scope="session")
+def classifier_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Saved stock classifiers by kind, each with the image processor its family has."""
+    folders = {}
+    for kind in CLASSIFIERS:
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        tiny_classifier(kind).save_pretrained(folders[kind])
+        processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+        if kind != "vit":
+            processor = {
+                "image_processor_type": "DeiTImageProcessor",
+                "size": {"height": 36, "width": 36},
+                "crop_size": {"height": 32, "width": 32},
+            }
+        (folders[kind] / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def vit_folder(classifier_folders: dict[str, Path]) -> Path:
+    return classifier_folders["vit"]
+
+
+@pytest.fixture(scope="session")
+def deit_folder(classifier_folders: dict[str, Path]) -> Path:
+    """A DeiT whose distillation token has no head, as `DeiTForImageClassification` saves it."""
+    return classifier_folders["deit"]
 
 
 @pytest.fixture

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY_VIT, tiny_classifier
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import SamConfig, SamModel
 
+from supersam_hf import OfbViTConfig, OfbViTForImageClassification
 from supersam_hf.elastic.cost import count_macs
 from supersam_hf.measure import compare_latency, hardware, measure_latency, measure_model, measure_peak_memory
 from supersam_hf.measure.model import example_inputs
@@ -176,6 +179,35 @@ def test_peak_memory_of_a_model_no_other_process_can_build_is_refused() -> None:
     script_model = type("ScriptModel", (SamModel,), {"__module__": "__main__"})(SamConfig(**sam_config()))
     with pytest.raises(ValueError, match="cannot build a ScriptModel defined in a script"):
         measure_peak_memory(script_model, example_inputs(script_model))
+
+
+@pytest.mark.parametrize("kind", ["ours", "vit", "deit", "deit_two_heads"])
+def test_a_classifier_is_measured_on_images_alone(kind: str) -> None:
+    stock = tiny_classifier("vit" if kind == "ours" else kind)
+    model = OfbViTForImageClassification(OfbViTConfig(**TINY_VIT)).train() if kind == "ours" else stock
+    assert list(example_inputs(model, batch_size=3)) == ["pixel_values"]
+    measured = measure_model(model, batch_size=3, warmup=0, repeats=2, memory=kind == "deit_two_heads")
+    assert measured.parameters == sum(p.numel() for p in model.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.set_attn_implementation("eager")
+        model(torch.zeros(1, 3, 32, 32))
+    assert measured.macs == counter.get_total_flops() // 2
+    assert measured.images_per_second == pytest.approx(3000 / measured.latency.median_ms)
+    assert (measured.batch_size, measured.num_prompts, measured.image_size) == (3, 0, 32)
+    assert measured.peak_memory_bytes is None or measured.peak_memory_bytes > 0
+    assert model.training == (kind == "ours")
+
+
+def test_a_classifier_is_measured_at_another_size_and_refuses_what_is_sams() -> None:
+    ours, stock = OfbViTForImageClassification(OfbViTConfig(**TINY_VIT)), tiny_classifier("vit")
+    measured = measure_model(ours, image_size=64, dtype=torch.bfloat16, warmup=0, repeats=1, memory=False)
+    assert (measured.image_size, measured.dtype) == (64, "bfloat16")
+    assert measured.macs == count_macs(ours.resized(64).config) > count_macs(ours.config)
+    with pytest.raises(ValueError, match="`image_size` of a stock ViT is its own, 32, got 64"):
+        measure_model(stock, image_size=64)
+    for unfit in ({"num_prompts": 2}, {"subnet": Subnet((0,), (12,), (4,))}):
+        with pytest.raises(ValueError, match="a classifier takes images alone"):
+            measure_model(ours, **unfit)
 
 
 @pytest.mark.gpu

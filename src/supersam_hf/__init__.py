@@ -3,8 +3,17 @@
 import importlib
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMaskGeneration, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskGeneration,
+    AutoProcessor,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from .models.ofb_vit import OfbViTConfig, OfbViTForImageClassification, OfbViTModel, OfbViTPreTrainedModel
 from .models.supersam import (
     ElasticLinear,
     ElasticSpace,
@@ -23,10 +32,15 @@ __version__ = "0.1.0"
 
 AutoConfig.register(SuperSamConfig.model_type, SuperSamConfig)
 AutoConfig.register(SuperSamVisionConfig.model_type, SuperSamVisionConfig)
+AutoConfig.register(OfbViTConfig.model_type, OfbViTConfig)
 AutoModel.register(SuperSamConfig, SuperSamModel)
 AutoModel.register(SuperSamVisionConfig, SuperSamVisionModel)
+AutoModel.register(OfbViTConfig, OfbViTModel)
 AutoModelForMaskGeneration.register(SuperSamConfig, SuperSamModel)
+AutoModelForImageClassification.register(OfbViTConfig, OfbViTForImageClassification)
 AutoImageProcessor.register(SuperSamConfig, image_processor_classes={"pil": SuperSamImageProcessor})
+# for a folder whose processor config names no class; on PIL, so that it needs no torchvision
+AutoImageProcessor.register(OfbViTConfig, image_processor_classes={"pil": ViTImageProcessorPil})
 AutoProcessor.register(SuperSamConfig, SuperSamProcessor)
 
 # What a notebook needs beyond the models; loaded when first asked for, so that the import stays quick.
@@ -52,6 +66,10 @@ _LAZY = {
 __all__ = [
     "ElasticLinear",
     "ElasticSpace",
+    "OfbViTConfig",
+    "OfbViTForImageClassification",
+    "OfbViTModel",
+    "OfbViTPreTrainedModel",
     "Subnet",
     "SuperSamConfig",
     "SuperSamImageProcessor",

@@ -1,16 +1,22 @@
-"""Parameters and multiply-accumulates of a SAM and of its subnets, in closed form: no model is built."""
+"""Parameters and multiply-accumulates in closed form: no model is built.
+
+Of a SAM and its subnets; configs of ViT and DeiT classifiers are passed on to `vit_cost`.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from transformers import SamConfig
+from transformers import DeiTConfig, SamConfig, ViTConfig
 
 from ..models.supersam.configuration_supersam import SuperSamVisionConfig
 from ..models.supersam.elastic_supersam import Subnet
+from . import vit_cost
+from .vit_cost import ViTShape
 
 
 # A box is its two corners; a lone point gets a padding point beside it.
 TOKENS_PER_PROMPT = 2
+VIT = (ViTConfig, DeiTConfig, ViTShape)  # OfbViTConfig is a ViTConfig
 # transformers' decoder layers do not read `attention_downsample_rate`; only the final attention does.
 LAYER_DOWNSAMPLE_RATE = 2
 
@@ -111,20 +117,27 @@ class SamShape:
         return tuple(LayerShape(mlp, head, *self.layers[i][2:]) for i, mlp, head in widths)
 
 
-def count_parameters(config: SamConfig | SamShape, subnet: Subnet | None = None, weights_only: bool = False) -> int:
-    """Parameters of the whole model: image encoder, prompt encoder and mask decoder.
+def count_parameters(
+    config: SamConfig | SamShape | ViTConfig | DeiTConfig | ViTShape,
+    subnet: Subnet | None = None,
+    weights_only: bool = False,
+) -> int:
+    """Parameters of the whole model: of a SAM the image encoder, prompt encoder and mask decoder.
 
     The positional embedding that the image and prompt encoders share is counted once.
 
     Args:
-        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model.
+        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or a `ViTConfig`, `DeiTConfig`,
+            [`OfbViTConfig`] or [`ViTShape`] of an image classifier.
         subnet ([`Subnet`], *optional*): Counts this subnet as if it were extracted; the whole model if left out.
         weights_only (`bool`): Counts only tensors named `.weight`, as the numbers in the SuperSAM paper (section IV)
             do: no biases, no absolute, relative or shared positional embeddings.
 
     Raises:
-        ValueError: If `config` is not that of a whole SAM or the subnet does not fit it.
+        ValueError: If `config` is neither that of a whole SAM nor of a ViT, or the subnet does not fit it.
     """
+    if isinstance(config, VIT):
+        return vit_cost.count_parameters(_vit_shape(config, subnet), weights_only)
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
     # 1 where tensors not named `.weight` count, 0 where they do not
     rest = 0 if weights_only else 1
@@ -133,21 +146,31 @@ def count_parameters(config: SamConfig | SamShape, subnet: Subnet | None = None,
     return layers + around + _prompt_encoder_parameters(shape, rest) + _decoder_parameters(shape, rest)
 
 
-def count_macs(config: SamConfig | SamShape, subnet: Subnet | None = None, num_prompts: int = 0) -> int:
+def count_macs(
+    config: SamConfig | SamShape | ViTConfig | DeiTConfig | ViTShape,
+    subnet: Subnet | None = None,
+    num_prompts: int = 0,
+) -> int:
     """Multiply-accumulates of the matrix products and convolutions for one image.
 
     Tokens that pad windows are counted, for they are computed. Equal to half of what
     `torch.utils.flop_counter.FlopCounterMode` counts on eager attention.
 
     Args:
-        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model.
+        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or a `ViTConfig`, `DeiTConfig`,
+            [`OfbViTConfig`] or [`ViTShape`] of an image classifier.
         subnet ([`Subnet`], *optional*): Counts this subnet; the whole model if left out.
         num_prompts (`int`): 0 counts the image encoder alone, k > 0 the whole model for k prompts of one box or one
             point each. One mask a prompt or three cost the same.
 
     Raises:
-        ValueError: If `config` is not that of a whole SAM, the subnet does not fit it or `num_prompts` is negative.
+        ValueError: If `config` is neither that of a whole SAM nor of a ViT, the subnet does not fit it or
+            `num_prompts` is negative, or not 0 for a ViT.
     """
+    if isinstance(config, VIT):
+        if num_prompts != 0:
+            raise ValueError(f"`num_prompts` must be 0 for an image classifier, got {num_prompts}.")
+        return vit_cost.count_macs(_vit_shape(config, subnet))
     if num_prompts < 0:
         raise ValueError(f"`num_prompts` must be 0 (image encoder alone) or more, got {num_prompts}.")
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
@@ -155,6 +178,12 @@ def count_macs(config: SamConfig | SamShape, subnet: Subnet | None = None, num_p
     if num_prompts == 0:
         return encoder
     return encoder + _prompt_encoder_macs(shape, num_prompts) + num_prompts * _decoder_macs(shape)
+
+
+def _vit_shape(config: ViTConfig | DeiTConfig | ViTShape, subnet: Subnet | None) -> ViTShape:
+    if subnet is not None:
+        raise ValueError("A ViT has no `subnet`s: its config says what it is; give `subnet=None`.")
+    return config if isinstance(config, ViTShape) else ViTShape.from_config(config)
 
 
 def _layer_shapes(vision: Any) -> tuple[LayerShape, ...]:

@@ -1,0 +1,113 @@
+"""OFB ViT configuration: stock ViT's, plus widths of every layer and DeiT's distillation token."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import ViTConfig
+
+
+# What may differ from layer to layer.
+LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
+
+
+def _adopt_stock_vit(config_dict: dict[str, Any], source: Any) -> dict[str, Any]:
+    """Turns the data of a ViT or DeiT config into an OFB ViT's; raises `ValueError` for any other type."""
+    model_type = config_dict.get("model_type")
+    if model_type not in ("vit", "deit", OfbViTConfig.model_type):
+        raise ValueError(
+            f"`{source}` holds a checkpoint of type {model_type!r}; OfbViT is made from a ViT or DeiT (`model_type` "
+            "'vit' or 'deit', such as facebook/deit-small-patch16-224 or google/vit-base-patch16-224)."
+        )
+    if model_type == "deit":
+        # its three shapes share one config: only the architecture tells how many heads there are
+        config_dict["distillation_token"] = True
+        architectures = config_dict.get("architectures") or []
+        config_dict["distillation_head"] = "DeiTForImageClassificationWithTeacher" in architectures
+    config_dict["model_type"] = OfbViTConfig.model_type
+    return config_dict
+
+
+@strict
+class OfbViTConfig(ViTConfig):
+    r"""
+    Configuration of a ViT or DeiT, or of the smaller network found inside one. Every argument of [`ViTConfig`], and:
+
+    Args:
+        head_dim (`int`, *optional*):
+            Channels of an attention head; defaults to `hidden_size // num_attention_heads`.
+        query_pre_attn_scalar (`int`, *optional*):
+            The head width whose inverse square root scales the attention logits; defaults to `head_dim`. A network
+            with narrower heads keeps the original's.
+        distillation_token (`bool`, *optional*, defaults to `False`):
+            Whether a DeiT's distillation token stands between the class token and the patches.
+        distillation_head (`bool`, *optional*, defaults to `False`):
+            Whether that token has a classifier of its own; the logits are then the mean of the two.
+        search (`dict`, *optional*):
+            How this network was found. A record: nothing is read from it.
+        per_layer_config (`dict[int, dict]`, *optional*):
+            `num_attention_heads`, `head_dim` and `intermediate_size` of the layers that differ from the values above.
+
+    Images and patches are square: `image_size` and `patch_size` are one number each.
+    """
+
+    model_type = "ofb_vit"
+
+    head_dim: int | None = None
+    query_pre_attn_scalar: int | None = None
+    distillation_token: bool = False
+    distillation_head: bool = False
+    search: dict | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.image_size = _side("image_size", self.image_size)
+        self.patch_size = _side("patch_size", self.patch_size)
+        if self.head_dim is None:
+            self.head_dim = self._stock_head_dim()
+        if self.query_pre_attn_scalar is None:
+            self.query_pre_attn_scalar = self.head_dim
+        if self.distillation_head and not self.distillation_token:
+            raise ValueError("`distillation_head` reads the distillation token: `distillation_token` must be True.")
+        _check_layer_widths(kwargs.get("per_layer_config") or {})
+        super().__post_init__(**kwargs)
+
+    def _stock_head_dim(self) -> int:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`head_dim` must be given where `hidden_size` ({self.hidden_size}) is no multiple of "
+                f"`num_attention_heads` ({self.num_attention_heads})."
+            )
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _adopt_stock_vit(config_dict, pretrained_model_name_or_path), kwargs
+
+    @property
+    def layer_widths(self) -> tuple[list[int], list[int], list[int]]:
+        """Heads, channels a head and hidden units of the MLP of all layers, in order."""
+        layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
+        heads = [layer.num_attention_heads for layer in layers]
+        return heads, [layer.head_dim for layer in layers], [layer.intermediate_size for layer in layers]
+
+
+def _side(name: str, size: int | list[int] | tuple[int, int]) -> int:
+    """One number for a square given as one or two."""
+    if isinstance(size, int):
+        return size
+    if len(set(size)) != 1:
+        raise ValueError(f"`{name}` must be square: one number, or two equal ones, got {list(size)}.")
+    return size[0]
+
+
+def _check_layer_widths(per_layer_config: dict[int | str, dict[str, Any]]) -> None:
+    for layer, widths in per_layer_config.items():
+        unknown = sorted(set(widths) - set(LAYER_WIDTHS))
+        if unknown:
+            raise ValueError(f"`per_layer_config` of layer {layer} holds {unknown}; a layer has {list(LAYER_WIDTHS)}.")
+        for name, width in widths.items():
+            if not isinstance(width, int) or width < 1:
+                raise ValueError(f"`{name}` of layer {layer} in `per_layer_config` must be 1 or more, got {width!r}.")
+
+
+__all__ = ["OfbViTConfig"]
