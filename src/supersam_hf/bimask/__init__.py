@@ -1,0 +1,1 @@
+"""OFB: importance and sparsity of every unit learned at once, as bi-masks on an ordinary vision transformer."""

@@ -1,0 +1,166 @@
+"""The budget: what it means for a model, whether it can be met, and the rule that makes it hold at the end."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..elastic.vit_cost import ViTShape, count_macs, count_parameters
+from .cost import physical_shape, smallest_shape
+from .masking import MaskedModel
+from .prune import cut
+from .scores import BiMask
+from .space import SearchSpace
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """An upper limit in multiply-accumulates or parameters.
+
+    Args:
+        kind (`str`): "macs" or "params".
+        limit (`int`): The most that the found network may have.
+        original (`int`): What the original has.
+    """
+
+    kind: str
+    limit: int
+    original: int
+
+    @property
+    def fraction(self) -> float:
+        return self.limit / self.original
+
+    def cost(self, shape: ViTShape) -> int:
+        """What a network of these sizes has."""
+        return count_macs(shape) if self.kind == "macs" else count_parameters(shape)
+
+
+def make_budget(shape: ViTShape, space: SearchSpace, max_macs: float | None, max_params: float | None) -> SearchBudget:
+    """The budget of a search on a model of these sizes.
+
+    Args:
+        max_macs (`float`, *optional*): Multiply-accumulates; a number up to 1 is a fraction of the original's.
+        max_params (`float`, *optional*): Parameters; a number up to 1 is a fraction of the original's.
+
+    Raises:
+        ValueError: If not exactly one limit is given, it is not positive, or no network of the space meets it.
+    """
+    if (max_macs is None) == (max_params is None):
+        raise ValueError("Give exactly one of `search.max_macs` and `search.max_params`.")
+    kind, limit = ("macs", max_macs) if max_macs is not None else ("params", max_params)
+    assert limit is not None
+    if limit <= 0:
+        raise ValueError(f"`search.max_{kind}` must be positive, got {limit}.")
+    budget = SearchBudget(kind, 0, SearchBudget(kind, 0, 0).cost(shape))
+    budget = replace(budget, limit=int(limit * budget.original if limit <= 1 else limit))
+    smallest = budget.cost(smallest_shape(shape, space))
+    if smallest > budget.limit:
+        raise ValueError(
+            f"`search.max_{kind}` of {limit:g} cannot be met: the smallest network of this `space` has {smallest:,} "
+            f"({smallest / budget.original:.1%} of {budget.original:,}). Raise it, or widen the `space`."
+        )
+    return budget
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A size that a submodule could go down to: `groups` groups of `units` units."""
+
+    name: str
+    groups: int
+    units: int
+
+
+def enforce(
+    masked: MaskedModel,
+    options: dict[str, tuple[list[int], list[int]]],
+    budget: SearchBudget,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> list[dict[str, Any]]:
+    """Cuts until the budget holds: each time the cells with the least bi-mask for what they save. A bi-mask counts
+    once for every place where it multiplies (an embedding's at every write to the residual stream).
+
+    Args:
+        options (`dict`): The option lists with which the search began, (group sizes, unit sizes) by submodule: a
+            submodule that is decided but still too large goes on downwards there.
+        optimizer (`torch.optim.Optimizer`, *optional*): Its moments are cut too.
+
+    Returns:
+        `list[dict]`: What was removed, in order: `submodule`, `from` and `to` as [groups, units], `saved`.
+    """
+    done = []
+    while (cost := budget.cost(physical_shape(masked.model))) > budget.limit:
+        candidates = [removal for name in masked.submodules for removal in _next_smaller(masked, name, options[name])]
+        shape = physical_shape(masked.model)
+        best = min(candidates, key=lambda removal: _price(masked, removal, shape, budget))
+        mask = masked.masks[best.name]
+        before = [mask.groups, mask.units]
+        _reach(mask, best)
+        cut(masked.submodules[best.name], mask, *mask.kept(best.groups, best.units), optimizer)
+        saved = cost - budget.cost(physical_shape(masked.model))
+        done.append({"submodule": best.name, "from": before, "to": [best.groups, best.units], "saved": saved})
+    return done
+
+
+def _next_smaller(masked: MaskedModel, name: str, options: tuple[list[int], list[int]]) -> list[Removal]:
+    """One option fewer groups, or one option fewer units."""
+    mask = masked.masks[name]
+    live_groups = [size for size, live in zip(mask.group_sizes, mask.live.any(1).tolist()) if live]
+    live_units = [size for size, live in zip(mask.unit_sizes, mask.live.any(0).tolist()) if live]
+    groups = _below(mask.groups, live_groups, options[0])
+    units = _below(mask.units, live_units, options[1])
+    found = [] if groups is None else [Removal(name, groups, mask.units)]
+    return found if units is None else [*found, Removal(name, mask.groups, units)]
+
+
+def _below(now: int, live: list[int], options: list[int]) -> int | None:
+    """The next smaller size: one that is live, else any that there was."""
+    smaller = [size for size in live if size < now] or [size for size in options if size < now]
+    return smaller[-1] if smaller else None
+
+
+@torch.no_grad()
+def _price(masked: MaskedModel, removal: Removal, shape: ViTShape, budget: SearchBudget) -> float:
+    """Bi-mask lost for each MAC (or parameter) saved."""
+    submodule, mask = masked.submodules[removal.name], masked.masks[removal.name]
+    value = mask(masked.lam)
+    groups, units = mask.kept(removal.groups, removal.units)
+    lost = value.sum() - value[groups].gather(1, units).sum()
+    saved = budget.cost(shape) - budget.cost(_shape_after(shape, removal))
+    return float(lost) * len(submodule.masked) / saved
+
+
+def _shape_after(shape: ViTShape, removal: Removal) -> ViTShape:
+    kind, _, layer = removal.name.partition(".")
+    if kind == "embedding":
+        return replace(shape, hidden_size=removal.units)
+    i = int(layer)
+    if kind == "mlp":
+        return replace(shape, mlp_dims=_with(shape.mlp_dims, i, removal.units))
+    heads = _with(shape.num_heads, i, removal.groups)
+    return replace(shape, num_heads=heads, head_dims=_with(shape.head_dims, i, removal.units))
+
+
+def _with(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
+    return (*values[:i], value, *values[i + 1 :])
+
+
+@torch.no_grad()
+def _reach(mask: BiMask, removal: Removal) -> None:
+    """Leaves the mask no cell larger than the removal's."""
+    for dim, sizes, size in ((0, mask.group_sizes, removal.groups), (1, mask.unit_sizes, removal.units)):
+        live = mask.live if dim == 0 else mask.live.T  # views
+        alpha = mask.alpha if dim == 0 else mask.alpha.T
+        fits = [i for i, option in enumerate(sizes) if option <= size and bool(live[i].any())]
+        top = len(sizes) - 1
+        if fits:
+            live[fits[-1] + 1 :] = False
+        elif size in sizes:  # a cell that had died comes back in place of the one that was too large
+            live[sizes.index(size)], alpha[sizes.index(size)] = live[top].clone(), alpha[top].clone()
+            live[sizes.index(size) + 1 :] = False
+        else:
+            sizes[top] = size
+
+
+__all__ = ["SearchBudget", "enforce", "make_budget"]

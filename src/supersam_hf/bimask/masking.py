@@ -1,0 +1,161 @@
+"""Bi-masks put on an ordinary model by hooks, and taken off again."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from ..models.ofb_vit import OfbViTForImageClassification
+from .pmim import PatchMasking, PmimDecoder, Position
+from .scores import BiMask
+from .space import SearchSpace
+from .submodules import Slice, vit_submodules
+
+
+@dataclass
+class MaskedOutput(ImageClassifierOutput):
+    """Output of a [`MaskedModel`]: `logits`, and `reconstruction` (batch, channels, height, width) by the PMIM decoder
+    where patches were masked."""
+
+    reconstruction: torch.Tensor | None = None
+
+
+class MaskedModel(nn.Module):
+    """A model with a bi-mask on every searched submodule, and the decoder of PMIM. What the search trains.
+
+    The model itself stays ordinary: its modules are only hooked, and `remove` leaves nothing on them.
+
+    Args:
+        model ([`OfbViTForImageClassification`]): Kept as `model`.
+        space ([`SearchSpace`]): What is searched.
+        generator (`torch.Generator`, *optional*): Draws scores and architecture parameters.
+        score_mean (`float`): Mean of the initial scores.
+        score_std (`float`): Their standard deviation.
+        ordinal (`bool`): Ordinal weight sharing, the baseline of OFB's Table 5a.
+        pmim ("before", "after" or None): Patches are masked before or after positions are added; `None`: no PMIM.
+
+    Attributes:
+        lam (`float`): Weight of the importance score in Eq. 3.
+        submodules (`dict[str, Submodule]`): What is masked, by name.
+    """
+
+    def __init__(
+        self,
+        model: OfbViTForImageClassification,
+        space: SearchSpace,
+        *,
+        generator: torch.Generator | None = None,
+        score_mean: float = 3.0,
+        score_std: float = 0.2,
+        ordinal: bool = False,
+        pmim: Position | None = "before",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.lam = 1.0
+        self.submodules = vit_submodules(model, space)
+        if not self.submodules:
+            raise ValueError("The `space` searches nothing: every submodule is off or has a single size.")
+        init: Any = {"generator": generator, "score_mean": score_mean, "score_std": score_std, "ordinal": ordinal}
+        self._masks = nn.ModuleList(
+            BiMask(s.groups, s.units, s.group_sizes, s.unit_sizes, **init) for s in self.submodules.values()
+        )
+        # Hooked before the masks, so that the mask token is masked like any other embedding.
+        self.patch_masking: PatchMasking | None = None
+        self.decoder: PmimDecoder | None = None
+        if pmim is not None:
+            self._add_pmim(pmim)
+        # Of the forward that is running: the masks, and which have units that are dead but not cut yet.
+        self._values: dict[str, torch.Tensor] = {}
+        self._partly_dead: set[str] = set()
+        self._handles: list[RemovableHandle] = []
+        for name, submodule in self.submodules.items():
+            self._handles += [module.register_forward_hook(partial(self._mask, name)) for module in submodule.masked]
+            self._handles += [norm.register_forward_hook(partial(self._normalise, name)) for norm in submodule.norms]
+        # What the decoder of PMIM reads; after the hooks that may change it.
+        self._tokens: torch.Tensor | None = None
+        if pmim is not None:
+            self._handles.append(model.vit.layernorm.register_forward_hook(self._keep_tokens))
+
+    def _add_pmim(self, position: Position) -> None:
+        config: Any = self.model.config
+        self.patch_masking = PatchMasking(self.model, position)
+        self.decoder = PmimDecoder(config.hidden_size, config.patch_size, config.num_channels)
+        if "embedding" in self.submodules:
+            cut = [Slice(self.patch_masking, "token", 2), Slice(self.decoder.projection, "weight", 1)]
+            self.submodules["embedding"].sliced.extend(cut)
+
+    @property
+    def masks(self) -> dict[str, BiMask]:
+        """The bi-masks by the names of their submodules."""
+        return dict(zip(self.submodules, self._masks))  # type: ignore[arg-type]
+
+    @property
+    def decided(self) -> bool:
+        """Whether every submodule has one option left."""
+        return all(mask.decided for mask in self.masks.values())
+
+    def forward(self, pixel_values: torch.Tensor, patch_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Runs the masked model.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape (batch, channels, height, width)): Normalised images.
+            patch_mask (`torch.Tensor` of shape (batch, patches), bool, *optional*): Patches to mask and reconstruct.
+        """
+        self._values = {name: mask(self.lam).flatten() for name, mask in self.masks.items()}
+        self._partly_dead = {name for name, s in self.submodules.items() if s.norms and self._has_dead(name)}
+        if patch_mask is None:
+            return self.model(pixel_values, **kwargs)
+        if self.patch_masking is None or self.decoder is None:
+            raise ValueError("`patch_mask` is given, but the masked model was made without `pmim`.")
+        self.patch_masking.mask = patch_mask
+        try:
+            outputs = self.model(pixel_values, **kwargs)
+        finally:
+            self.patch_masking.mask = None
+        assert self._tokens is not None
+        patches = self._tokens[:, -patch_mask.shape[1] :]  # special tokens come first
+        self._tokens = None
+        return MaskedOutput(logits=outputs.logits, reconstruction=self.decoder(patches))
+
+    def _keep_tokens(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        if self.patch_masking is not None and self.patch_masking.mask is not None:
+            self._tokens = output
+
+    def _mask(self, name: str, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * self._values[name].to(output.dtype)
+
+    def _normalise(self, name: str, norm: nn.LayerNorm, args: Any, output: torch.Tensor) -> torch.Tensor | None:
+        """Layer norm over the live channels only: a masked channel must not count, as it would not after the cut."""
+        if name not in self._partly_dead:
+            return None
+        (hidden,) = args
+        live = self._values[name].detach() > 0
+        normed = F.layer_norm(hidden[..., live], (int(live.sum()),), norm.weight[live], norm.bias[live], norm.eps)
+        full = torch.zeros_like(output, dtype=normed.dtype)
+        full[..., live] = normed
+        return full
+
+    def _has_dead(self, name: str) -> bool:
+        mask = self.masks[name]
+        return mask.live_sizes() != (mask.groups, mask.units)
+
+    def gradient_checkpointing_enable(self) -> None:
+        self.model.gradient_checkpointing_enable()
+
+    def remove(self) -> OfbViTForImageClassification:
+        """Takes masks and PMIM off, without folding them in; returns the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self.patch_masking is not None:
+            self.patch_masking.remove()
+        return self.model
+
+
+__all__ = ["MaskedModel", "MaskedOutput"]
