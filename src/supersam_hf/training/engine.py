@@ -5,10 +5,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
@@ -16,7 +16,6 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from ..files import changed_keys, fingerprint, whole_lines
 
@@ -41,7 +40,7 @@ class EngineArguments:
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     max_grad_norm: float | None = None
-    """Clip the gradient norm to this; null: no clipping."""
+    """Clip the gradient norm of each parameter group to this; null: no clipping."""
     gradient_accumulation_steps: int = 1
     """Batches a step."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -89,8 +88,28 @@ def lr_factor(step: int, args: EngineArguments) -> float:
     return 1 - (1 - floor) * fall
 
 
+class Shape(Protocol):
+    """What a training that changes the shapes of its parameters tells the engine, so that it can resume."""
+
+    def describe(self) -> dict[str, Any]:
+        """The shapes as they are, as plain JSON data."""
+
+    def restore(self, engine: "Engine", described: dict[str, Any]) -> None:
+        """Brings model and optimiser, as they were built, to the described shapes; the values are loaded after."""
+
+
 class Engine:
     """Runs optimiser steps over a loader; every trainer supplies the step.
+
+    Args:
+        model (`nn.Module`): With `gradient_checkpointing_enable`, if the arguments ask for it.
+        loader (`DataLoader`): From `data.build_loader`, training mode.
+        output_dir (`Path` or `str`): Takes checkpoints and log.
+        context (`dict`, *optional*): What else a resumed run must share with the run it continues.
+        parameters (`list[dict]`, *optional*): Parameter groups as torch's optimisers take them (`params`, and any of
+            `lr`, `betas`, `weight_decay`); by default one group of all that require gradients.
+        stateful (`Sequence`, *optional*): Objects with `state_dict` and `load_state_dict` that checkpoints carry.
+        shape ([`Shape`], *optional*): For trainings that cut their parameters.
 
     Attributes:
         accelerator (`Accelerator`): Device, precision, processes.
@@ -105,24 +124,28 @@ class Engine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         loader: DataLoader,
         args: EngineArguments,
         output_dir: Path | str,
         context: dict[str, Any] | None = None,
+        *,
+        parameters: list[dict[str, Any]] | None = None,
+        stateful: Sequence[Any] = (),
+        shape: Shape | None = None,
     ) -> None:
-        self.args, self.output_dir = args, Path(output_dir)
+        self.args, self.output_dir, self.shape = args, Path(output_dir), shape
         self.context = {"weights": fingerprint(model), "batch_size": loader.batch_size, **(context or {})}
         self.accelerator = make_accelerator(args, self.output_dir)
         set_seed(args.seed)
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, args.learning_rate, weight_decay=args.weight_decay, fused=True)
+        groups = parameters or [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        optimizer = torch.optim.AdamW(groups, args.learning_rate, weight_decay=args.weight_decay, fused=True)
         self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
         # Not prepared: Accelerate would step it once a process.
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
         # An EpochSampler: its order depends on (seed, epoch) alone.
         self.sampler: Any = loader.sampler
         self.global_step = 0
@@ -179,6 +202,7 @@ class Engine:
         for batches in self.batches():
             self.model.train()
             logs = step(self, batches)
+            check_finite(logs, self.global_step + 1, checkpoints(self.output_dir))
             images += sum(len(batch["pixel_values"]) for batch in batches) * accelerator.num_processes
             logs["learning_rate"] = self.optimizer.param_groups[0]["lr"]
             self.scheduler.step()
@@ -188,7 +212,7 @@ class Engine:
                 logs["images_per_second"] = images / (time.perf_counter() - since)
                 since, images = time.perf_counter(), 0
                 self.log(logs)
-                progress.set_postfix({k: f"{v:.3f}" for k, v in logs.items() if k.startswith("loss")})
+                progress.set_postfix({k: f"{v:.3f}" for k, v in logs.items() if shown(k, logs)})
             if evaluate is not None and args.eval_steps and self.global_step % args.eval_steps == 0:
                 self.log(evaluate(self))
                 since, images = time.perf_counter(), 0
@@ -200,13 +224,24 @@ class Engine:
             tracker.finish()
 
     def optimizer_step(self) -> float | None:
-        """Clips, steps and clears the gradients; returns the gradient norm where it was clipped."""
-        norm = None
-        if self.args.max_grad_norm is not None:
-            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm))
+        """Clips each group, steps and clears the gradients; returns the largest group norm where they were clipped."""
+        norm, limit = None, self.args.max_grad_norm
+        if limit is not None:
+            first, *others = self.optimizer.param_groups
+            norm = float(self.accelerator.clip_grad_norm_(first["params"], limit))  # unscales all gradients first
+            for group in others:
+                norm = max(norm, float(torch.nn.utils.clip_grad_norm_(group["params"], limit)))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def prepare_again(self) -> None:
+        """After parameters were replaced: wraps the model anew, since DDP holds on to those it was given."""
+        if self.accelerator.num_processes == 1:
+            return
+        unwrapped = self.unwrapped
+        self.accelerator._models.clear()
+        self.model = self.accelerator.prepare_model(unwrapped)
 
     def log(self, values: dict[str, float]) -> None:
         """Writes one line to `log.jsonl` and to the trackers."""
@@ -225,7 +260,10 @@ class Engine:
         self.accelerator.save_state(str(aside))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (aside / STATE_FILE).write_text(json.dumps({"global_step": self.global_step, "run": self._identity()}))
+            state = {"global_step": self.global_step, "run": self._identity()}
+            if self.shape is not None:
+                state["shape"] = self.shape.describe()
+            (aside / STATE_FILE).write_text(json.dumps(state))
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
             for old in checkpoints(self.output_dir)[: -self.args.save_total_limit]:
@@ -243,6 +281,8 @@ class Engine:
                 f"{found[-1]} was written with another {', '.join(changed)}; resuming would be "
                 "neither run. Restore the old values, choose another output folder, or set `resume: false`."
             )
+        if self.shape is not None:
+            self.shape.restore(self, state["shape"])
         self.accelerator.load_state(str(found[-1]))
         self.global_step = state["global_step"]
         self.resumed_from = found[-1]
@@ -269,6 +309,26 @@ class Engine:
 
 class LaunchError(RuntimeError):
     """The launcher and Accelerate disagree about the number of processes."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became NaN or infinite."""
+
+
+def check_finite(logs: dict[str, float], step: int, saved: list[Path]) -> None:
+    """Raises [`NonFiniteLossError`] naming step and term, if a term that is called `loss...` is not finite."""
+    for name, value in logs.items():
+        if name.startswith("loss") and not math.isfinite(value):
+            kept = f"The last good checkpoint is {saved[-1]}." if saved else "There is no checkpoint yet."
+            raise NonFiniteLossError(
+                f"`{name}` is {value} at step {step}. {kept} Lower the learning rate, set `max_grad_norm`, or use "
+                "another `mixed_precision`."
+            )
+
+
+def shown(name: str, logs: dict[str, float]) -> bool:
+    """Whether the progress bar has room for a value: the losses (of several terms only their sum), and the size."""
+    return name == "loss" or name.endswith("_live") or (name.startswith("loss_") and "loss" not in logs)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
