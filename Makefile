@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test test-slow quality style clean
+.PHONY: quickstart quickstart-ofb test test-slow quality style clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,9 @@ RUN ?= runs/quickstart
 
 quickstart: .venv/installed  ## a small SAM on generated shapes: pretrain, rank, reorder, sandwich, search, extract
 	$(BIN)/supersam-hf run --config recipes/supersam/quickstart.yaml --output_dir $(RUN)
+
+quickstart-ofb: .venv/installed  ## a small ViT on generated shapes: pretrain, bi-mask search to half its MACs, extract, retrain
+	$(BIN)/supersam-hf ofb run --config recipes/ofb_vit/quickstart.yaml --output_dir $(RUN)-ofb
 
 test: .venv/installed  ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

@@ -16,16 +16,28 @@ VERBS = {
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
     "convert": "turn an original SAM .pth checkpoint into a folder that from_pretrained loads",
 }
+OFB_VERBS = {
+    "run": "the whole pipeline of a recipe: pretrain?, search, extract, finetune?, report",
+    "pretrain": "train a small ViT classifier from scratch",
+    "search": "bi-mask search of a ViT or DeiT under a budget; the network shrinks as it trains",
+    "extract": "save what the search found as a standalone model, checked",
+    "finetune": "retrain the found model, or transfer any ViT or DeiT to other classes",
+    "evaluate": "top-1 and top-5 of the original, the searched and the retrained model; table",
+    "measure": "parameters, MACs, latency, throughput and memory on this machine",
+}
 
 
 def usage() -> str:
-    verbs = "\n".join(f"  {verb:<12} {text}" for verb, text in VERBS.items())
     return f"""usage: supersam-hf VERB [--config RECIPE.yaml] [--section.key VALUE ...]
+       supersam-hf ofb VERB [--config RECIPE.yaml] [--section.key VALUE ...]
 
-Find the smaller network inside a SAM checkpoint that fits your budget.
+Find the smaller network inside a SAM checkpoint (SuperSAM) or a ViT or DeiT classifier (OFB) that fits your budget.
 
-verbs:
-{verbs}
+verbs (SuperSAM):
+{_listed(VERBS)}
+
+ofb verbs (Once for Both):
+{_listed(OFB_VERBS)}
 
 Every value of a recipe can be given on the command line: --train.max_steps 500 --search.max_params 0.5
 `supersam-hf VERB --help` lists what the verb reads, with units and defaults.
@@ -34,21 +46,47 @@ Several GPUs: accelerate launch -m supersam_hf VERB ...
 examples:
   supersam-hf run --config recipes/supersam/quickstart.yaml
   supersam-hf search --model.name my/supernet --data.source my/dataset --search.max_params 60e6
+  supersam-hf ofb run --config recipes/ofb_vit/quickstart.yaml
 """
+
+
+def ofb_usage() -> str:
+    return f"""usage: supersam-hf ofb VERB [--config RECIPE.yaml] [--section.key VALUE ...]
+
+Once for Both: search importance and sparsity of every unit of a ViT or DeiT classifier at once, down to a budget.
+
+verbs:
+{_listed(OFB_VERBS)}
+
+Every value of a recipe can be given on the command line: --search.max_steps 500 --finetune.learning_rate 1e-4
+`supersam-hf ofb VERB --help` lists what the verb reads, with units and defaults.
+Several GPUs: accelerate launch -m supersam_hf ofb VERB ...
+
+examples:
+  supersam-hf ofb run --config recipes/ofb_vit/quickstart.yaml
+  supersam-hf ofb finetune --config recipes/ofb_vit/transfer_cifar10.yaml --model.name runs/deit_small_1.7g/finetuned
+"""
+
+
+def _listed(verbs: dict[str, str]) -> str:
+    return "\n".join(f"  {verb:<12} {text}" for verb, text in verbs.items())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `supersam-hf` and of `python -m supersam_hf`; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage(), end="")
+    ofb = argv[:1] == ["ofb"]
+    verbs, words = (OFB_VERBS, argv[1:]) if ofb else (VERBS, argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(ofb_usage() if ofb else usage(), end="")
         return 0
-    if argv[0] not in VERBS:
-        print(f"supersam-hf: unknown verb {argv[0]!r}; one of: {', '.join(VERBS)}", file=sys.stderr)
+    if words[0] not in verbs:
+        known = ", ".join(verbs if ofb else [*verbs, "ofb"])
+        print(f"supersam-hf{' ofb' if ofb else ''}: unknown verb {words[0]!r}; one of: {known}", file=sys.stderr)
         return 2
     from supersam_hf.cli import run_verb
 
-    return run_verb(argv[0], argv[1:])
+    return run_verb(words[0], words[1:], method="ofb" if ofb else "supersam")
 
 
 if __name__ == "__main__":

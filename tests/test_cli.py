@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 
 import supersam_hf_cli
-from supersam_hf.cli import SECTIONS, recipe_parser
+from supersam_hf.cli import OFB_SECTIONS, SECTIONS, recipe_class, recipe_parser
+from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.recipe import Recipe
-from supersam_hf_cli import VERBS, main
+from supersam_hf_cli import OFB_VERBS, VERBS, main
 
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+RECIPES = sorted(ROOT.glob("recipes/supersam/*.yaml"))
+OFB_RECIPES = sorted(ROOT.glob("recipes/ofb_vit/*.yaml"))
 
 
 def recipe_of(verb: str, *argv: str) -> Recipe:
@@ -26,12 +28,25 @@ def recipe_of(verb: str, *argv: str) -> Recipe:
     return Recipe(**{k: v for k, v in values.items() if k in Recipe.__dataclass_fields__})
 
 
+def ofb_recipe_of(verb: str, *argv: str) -> OfbRecipe:
+    parser = recipe_parser(verb, "ofb")
+    values = vars(parser.instantiate(parser.parse_args(list(argv))))
+    return recipe_class("ofb")(**{k: v for k, v in values.items() if k in OfbRecipe.__dataclass_fields__})
+
+
 def test_help_does_not_import_torch(run_python: Callable) -> None:
     script = "import sys, supersam_hf_cli; supersam_hf_cli.main(['--help']); print('torch' in sys.modules)"
     printed = run_python(script)
     assert printed.endswith("False\n")
     for verb in VERBS:
         assert f"  {verb} " in printed
+
+
+def test_help_of_ofb_does_not_import_torch(run_python: Callable) -> None:
+    script = "import sys, supersam_hf_cli; supersam_hf_cli.main(['ofb', '--help']); print('torch' in sys.modules)"
+    printed = run_python(script)
+    assert printed.endswith("False\n")
+    assert all(f"  {verb} " in printed for verb in OFB_VERBS)
 
 
 def test_importing_the_package_leaves_the_heavy_libraries_alone(run_python: Callable) -> None:
@@ -53,6 +68,46 @@ def test_every_lazy_name_exists() -> None:
 def test_every_recipe_fills_a_run(path: Path) -> None:
     recipe = recipe_of("run", "--config", str(path), *(["--model.name", "some/sam"] if path.stem == "nuclei" else []))
     assert recipe.output_dir == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("path", OFB_RECIPES, ids=lambda p: p.stem)
+def test_every_ofb_recipe_fills_a_run(path: Path) -> None:
+    recipe = ofb_recipe_of("run", "--config", str(path))
+    assert recipe.output_dir == ("runs/quickstart-ofb" if path.stem == "quickstart" else f"runs/{path.stem}")
+    if recipe.data.label_mapping is not None:
+        assert (ROOT / recipe.data.label_mapping).is_file()
+    # a search leaves steps to train what it found, and a transfer has none
+    assert recipe.model.new_labels or recipe.search.search_steps < recipe.search.max_steps
+
+
+def test_a_deit_recipe_names_its_budget() -> None:
+    budgets = {p.stem: ofb_recipe_of("run", "--config", str(p)).search.max_macs for p in OFB_RECIPES}
+    named = {name: float(name.split("_")[-1].removesuffix("g")) for name in budgets if name.endswith("g")}
+    assert len(named) == 5
+    assert {name: budgets[name] / 1e9 for name in named} == pytest.approx(named)
+
+
+def test_presets_and_steps_reach_the_search() -> None:
+    """What the preset and `max_steps` decide is not fixed by a default before they are known."""
+    start = ["--model.name", "some/vit", "--search.max_macs", "0.5"]
+    released = ofb_recipe_of("search", *start, "--search.preset", "official", "--search.max_steps", "40").search
+    paper = ofb_recipe_of("search", *start).search
+    assert (paper.lambda_start, paper.lambda_end, paper.squared_budget, paper.search_steps) == (1.0, 0.0, False, 500)
+    assert (released.lambda_start, released.lambda_end, released.squared_budget) == (0.99, 0.10, True)
+    assert released.search_steps == 20
+    mine = ofb_recipe_of("search", *start, "--search.preset", "official", "--search.lambda_end", "0.2").search
+    assert (mine.lambda_start, mine.lambda_end) == (0.99, 0.2)
+
+
+@pytest.mark.parametrize("verb", sorted(OFB_VERBS))
+def test_every_ofb_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        recipe_parser(verb, "ofb").parse_args(["--help"])
+    assert ended.value.code == 0
+    options = capsys.readouterr().out.split("options:")[-1]
+    everything = {"data", "pretrain", "space", "search", "finetune", "evaluate", "measure"}
+    read = set(OFB_SECTIONS.get(verb, everything)) & everything
+    assert {section for section in everything if f"--{section}." in options} == read
 
 
 def test_options_override_the_recipe() -> None:
@@ -85,6 +140,17 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
         (["run", "--train.max_steps", "-1", "--model.name", "x"], "`max_steps` must be 1 or more, got -1"),
         (["run", "--model.nam", "x"], "model.nam"),
         (["run", "--pretrain.enabled", "true", "--redo", "nothing"], "`redo` must be one of"),
+        (["ofb", "serach"], "supersam-hf ofb: unknown verb 'serach'"),
+        (["ofb", "run"], "`model.name` is missing"),
+        (["ofb", "search", "--model.name", "x", "--search.eta", "2"], "`search.eta` must lie in (0, 1]"),
+        (["ofb", "search", "--model.name", "x", "--space.heads", "[0,null,2]"], "`space.heads`"),
+        (["ofb", "search", "--model.name", "x", "--holdout_images", "-1"], "`holdout_images` must be 0 or more"),
+        (["ofb", "run", "--pretrain.enabled", "true", "--redo", "train"], "`redo` must be one of"),
+        (["ofb", "measure", "--pretrain.enabled", "true", "--measure.repeats", "0"], "`measure.repeats` must be 1"),
+        (["ofb", "run", "--pretrain.enabled", "true", "--model.new_labels", "true"], "`model.new_labels`"),
+        (["ofb", "search", "--model.name", "x", "--model.new_labels", "true"], "untrained head"),
+        (["ofb", "extract", "--model.name", "x"], "no finished search"),
+        (["ofb", "run", "--pretrain.enabled", "true", "--search.mixed_precision", "bf16"], "`mixed_precision`"),
     ],
 )
 def test_bad_options_are_named(
@@ -163,12 +229,14 @@ def test_the_readmes_commands_are_real() -> None:
     for line in commands:
         words = shlex.split(line, comments=True)
         start = words.index("supersam-hf") if "supersam-hf" in words else words.index("supersam_hf")
-        verb, *argv = words[start + 1 :]
+        ofb = words[start + 1] == "ofb"
+        verb, *argv = words[start + 1 + ofb :]
         if verb in ("--help", "convert"):
             continue
         argv = [str(ROOT / word) if word.startswith("recipes/") else word for word in argv]
-        assert verb in VERBS, line
-        assert isinstance(recipe_of(verb, *argv), Recipe), line
+        assert verb in (OFB_VERBS if ofb else VERBS), line
+        recipe = ofb_recipe_of(verb, *argv) if ofb else recipe_of(verb, *argv)
+        assert isinstance(recipe, OfbRecipe if ofb else Recipe), line
 
 
 def test_the_readmes_python_runs(stock_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,4 +251,4 @@ def test_the_readmes_python_runs(stock_folder: Path, tmp_path: Path, monkeypatch
 
 
 def test_usage_lists_every_verb() -> None:
-    assert all(verb in supersam_hf_cli.usage() for verb in VERBS)
+    assert all(verb in supersam_hf_cli.usage() for verb in (*VERBS, *OFB_VERBS))

@@ -33,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         def savefig(self, fname: Any, **kwargs: Any) -> None:
             super().savefig(fname, dpi=40, **kwargs)
 
-    monkeypatch.setattr(plots, "Figure", KeptFigure)
+    monkeypatch.setattr(plots.supersam, "Figure", KeptFigure)
     return figures
 
 

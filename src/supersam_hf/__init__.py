@@ -45,21 +45,31 @@ AutoProcessor.register(SuperSamConfig, SuperSamProcessor)
 
 # What a notebook needs beyond the models; loaded when first asked for, so that the import stays quick.
 _LAZY = {
+    "BiMaskArguments": "training.bimask_arguments",
     "Budget": "search",
+    "ClassificationResult": "classification",
     "DataArguments": "data",
     "EvaluationResult": "evaluation",
+    "ImageClassificationArguments": "data",
+    "ImageDataset": "data",
     "PromptDataset": "data",
     "SandwichArguments": "training.sandwich",
     "SearchArguments": "search",
+    "SearchSpace": "bimask.space",
     "count_macs": "elastic.cost",
     "count_parameters": "elastic.cost",
+    "evaluate_classifier": "classification",
     "evaluate_subnets": "evaluation",
     "finetune": "training.finetune",
+    "finetune_classifier": "training.finetune",
+    "load_classification": "data",
     "load_source": "data",
+    "match_labels": "data",
     "measure_model": "measure",
     "rank_layers": "elastic.importance",
     "reorder": "elastic.reorder",
     "run_search": "search",
+    "train_bimask": "training.bimask",
     "train_sandwich": "training.sandwich",
 }
 

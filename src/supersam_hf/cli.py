@@ -3,11 +3,12 @@
 import argparse
 import logging
 import sys
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from .recipe import Recipe
 
+Method = Literal["supersam", "ofb"]
 
 # Which sections each verb reads; the others are accepted (a recipe has them all) but not listed in its help.
 COMMON = ("config", "output_dir", "model", "data")
@@ -22,32 +23,61 @@ SECTIONS = {
     "extract": ("config", "output_dir", "model", "subnet"),
     "measure": (*COMMON, "space", "measure", "subnet"),
 }
+OFB_SECTIONS = {
+    "pretrain": ("data", "holdout_images", "pretrain"),
+    "search": (*COMMON, "holdout_images", "space", "search"),
+    "extract": ("config", "output_dir", "model"),
+    "finetune": (*COMMON, "holdout_images", "finetune"),
+    "evaluate": (*COMMON, "evaluate"),
+    "measure": (*COMMON, "measure"),
+}
 
 
-def recipe_parser(verb: str) -> ArgumentParser:
-    """A parser of every value of a [`Recipe`], whose help lists those that the verb reads."""
+def recipe_class(method: Method) -> Any:
+    """`Recipe` or `OfbRecipe`; imported when asked for, since each brings its method along."""
+    if method == "ofb":
+        from .ofb_recipe import OfbRecipe
+
+        return OfbRecipe
+    from .recipe import Recipe
+
+    return Recipe
+
+
+def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
+    """A parser of every value of a method's recipe, whose help lists those that the verb reads."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
-        prog=f"supersam-hf {verb}", description=_description(verb), allow_abbrev=False, default_env=False
+        prog=_prog(verb, method), description=_description(verb, method), allow_abbrev=False, default_env=False
     )
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
-    parser.add_class_arguments(Recipe)
+    parser.add_class_arguments(recipe_class(method))
     if verb == "run":
         help_text = "run this stage and those after it again, though their output is there"
         parser.add_argument("--redo", type=str, default=None, help=help_text)
-    if verb in ("extract", "measure"):
+    if method == "supersam" and verb in ("extract", "measure"):
         what = "JSON file of a subnet, or `largest`, `smallest`, `found` (what search chose)"
         parser.add_argument("--subnet", type=str, default="found" if verb == "extract" else "largest", help=what)
     if verb == "pretrain":
         parser.set_defaults({"pretrain.enabled": True})
-    _hide_others(parser, SECTIONS.get(verb))
+    if method == "ofb":
+        from .training.bimask_arguments import PRESETS
+
+        # What the preset and `max_steps` decide stays open: the default instance has it filled in already.
+        parser.set_defaults({f"search.{name}": None for name in ("search_steps", *PRESETS["paper"])})
+    _hide_others(parser, (OFB_SECTIONS if method == "ofb" else SECTIONS).get(verb))
     return parser
 
 
-def _description(verb: str) -> str:
-    from supersam_hf_cli import VERBS
+def _prog(verb: str, method: Method) -> str:
+    return f"supersam-hf ofb {verb}" if method == "ofb" else f"supersam-hf {verb}"
 
-    return VERBS[verb][0].upper() + VERBS[verb][1:] + "."
+
+def _description(verb: str, method: Method = "supersam") -> str:
+    from supersam_hf_cli import OFB_VERBS, VERBS
+
+    text = (OFB_VERBS if method == "ofb" else VERBS)[verb]
+    return text[0].upper() + text[1:] + "."
 
 
 def _hide_others(parser: ArgumentParser, sections: tuple[str, ...] | None) -> None:
@@ -61,7 +91,7 @@ def _hide_others(parser: ArgumentParser, sections: tuple[str, ...] | None) -> No
             group.title = group.description = None
 
 
-def run_verb(verb: str, argv: list[str]) -> int:
+def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
     """Parses `argv` and runs the verb. Bad values end with a message that names them and exit code 2."""
     from transformers.utils import logging as transformers_logging
 
@@ -69,24 +99,33 @@ def run_verb(verb: str, argv: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if verb == "convert":
+    if method == "supersam" and verb == "convert":
         return _convert(argv)
-    from .pipeline import run_verb as run_stage
-    from .training.engine import LaunchError
+    from .training.engine import LaunchError, NonFiniteLossError
 
-    parser = recipe_parser(verb)
+    parser = recipe_parser(verb, method)
     values = parser.parse_args(argv)
     try:
         parsed = vars(parser.instantiate(values))
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
         parsed.pop("config", None)
-        recipe = Recipe(**parsed)
-        run_stage(verb, recipe, **extra)
-    except (ValueError, OSError, LaunchError) as error:
+        _run_stage(verb, method, recipe_class(method)(**parsed), extra)
+    except (ValueError, OSError, LaunchError, NonFiniteLossError) as error:
         # What the user can mend: no traceback.
-        print(f"supersam-hf {verb}: {error}", file=sys.stderr)
+        print(f"{_prog(verb, method)}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) -> None:
+    if method == "ofb":
+        from .pipeline import ofb
+
+        ofb.run_verb(verb, recipe, **extra)
+    else:
+        from .pipeline import supersam
+
+        supersam.run_verb(verb, recipe, **extra)
 
 
 def _convert(argv: list[str]) -> int:

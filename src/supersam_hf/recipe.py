@@ -11,6 +11,26 @@ from .training.sandwich import SandwichArguments
 
 
 @dataclass
+class RunRecipe:
+    """What every run has, whatever the method."""
+
+    output_dir: str = "runs/supersam"
+    """Folder of everything the run writes. A stage whose output is there is not run again."""
+    holdout_images: int = 100
+    """Training images kept out of training."""
+
+    def sections(self, *names: str) -> dict[str, Any]:
+        """These sections as plain data, without what may change between a run and its continuation."""
+        values = asdict(self)
+        chosen = {name: values[name] for name in names}
+        for section in chosen.values():
+            if isinstance(section, dict):
+                for key in ("num_workers", "report_to", "resume", "save_steps", "save_total_limit", "logging_steps"):
+                    section.pop(key, None)
+        return chosen
+
+
+@dataclass
 class ModelArguments:
     """The SAM to start from."""
 
@@ -103,7 +123,7 @@ class MeasureArguments:
 
 
 @dataclass
-class Recipe:
+class Recipe(RunRecipe):
     """A SuperSAM run."""
 
     output_dir: str = "runs/supersam"
@@ -133,13 +153,3 @@ class Recipe:
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
-
-    def sections(self, *names: str) -> dict[str, Any]:
-        """These sections as plain data, without what may change between a run and its continuation."""
-        values = asdict(self)
-        chosen = {name: values[name] for name in names}
-        for section in chosen.values():
-            if isinstance(section, dict):
-                for key in ("num_workers", "report_to", "resume", "save_steps", "save_total_limit", "logging_steps"):
-                    section.pop(key, None)
-        return chosen

@@ -91,6 +91,14 @@ class MaskedModel(nn.Module):
             self.submodules["embedding"].sliced.extend(cut)
 
     @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
     def masks(self) -> dict[str, BiMask]:
         """The bi-masks by the names of their submodules."""
         return dict(zip(self.submodules, self._masks))  # type: ignore[arg-type]

@@ -1,11 +1,15 @@
-"""One canonical example for segmentation, one function a source, and prompted samples for training and evaluation."""
+"""Sources of segmented and of labelled images, and samples of them for training and evaluation."""
 
 from .arguments import DataArguments
 from .canonical import canonical_features, decode_masks, encode_masks, instances_to_objects
+from .classification import ImageDataset, load_classification
+from .classification_arguments import ImageClassificationArguments
 from .dataset import PromptDataset
 from .files import from_coco, from_folder
+from .labels import match_labels
 from .load import load_source
 from .loader import EpochSampler, build_loader, collate
+from .shape_classes import shape_classes
 from .shapes import shapes
 from .tables import from_canonical, from_instances
 
@@ -13,6 +17,8 @@ from .tables import from_canonical, from_instances
 __all__ = [
     "DataArguments",
     "EpochSampler",
+    "ImageClassificationArguments",
+    "ImageDataset",
     "PromptDataset",
     "build_loader",
     "canonical_features",
@@ -24,6 +30,9 @@ __all__ = [
     "from_folder",
     "from_instances",
     "instances_to_objects",
+    "load_classification",
     "load_source",
+    "match_labels",
+    "shape_classes",
     "shapes",
 ]

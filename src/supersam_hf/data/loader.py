@@ -1,12 +1,21 @@
 """The order of images in an epoch, and batches of them."""
 
 from collections.abc import Iterator
+from typing import Protocol, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from .dataset import PromptDataset
+
+class SampleDataset(Protocol):
+    """Samples by index, or by (epoch, index) where the sampler gives it: `PromptDataset`, `ImageDataset`."""
+
+    training: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]: ...
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -39,18 +48,18 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stacks samples of `PromptDataset` into a batch with one more leading dimension."""
+    """Stacks samples into a batch with one more leading dimension."""
     return default_collate(samples)
 
 
-def build_loader(dataset: PromptDataset, batch_size: int, num_workers: int = 0, seed: int = 0) -> DataLoader:
-    """Batches of prompted samples: shuffled anew each epoch in training, in order in evaluation.
+def build_loader(dataset: SampleDataset, batch_size: int, num_workers: int = 0, seed: int = 0) -> DataLoader:
+    """Batches of samples: shuffled anew each epoch in training, in order in evaluation.
 
     Call `loader.sampler.set_epoch(epoch)` before an epoch. A loader that Accelerate has prepared sets the sampler's
     epoch from its own `iteration` each time it is iterated: call its `set_epoch`. The last batch may be smaller.
     """
     return DataLoader(
-        dataset,
+        cast(Dataset, dataset),
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), seed, shuffle=dataset.training),
         num_workers=num_workers,

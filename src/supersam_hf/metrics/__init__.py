@@ -1,4 +1,4 @@
-"""Quality of predicted masks."""
+"""Quality of predicted masks and labels."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from evaluate import EvaluationModule
 
 
-__all__ = ["load_instance_miou", "mask_iou"]
+__all__ = ["load_instance_miou", "load_topk_accuracy", "mask_iou"]
 
 
 def load_instance_miou() -> "EvaluationModule":
@@ -18,3 +18,10 @@ def load_instance_miou() -> "EvaluationModule":
     import evaluate
 
     return evaluate.load(str(Path(__file__).parent / "instance_miou"))
+
+
+def load_topk_accuracy() -> "EvaluationModule":
+    """The `evaluate` module `topk_accuracy` that comes with this package; needs no network."""
+    import evaluate
+
+    return evaluate.load(str(Path(__file__).parent / "topk_accuracy"))

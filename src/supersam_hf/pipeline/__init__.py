@@ -1,6 +1,1 @@
-"""The stages of a SuperSAM run, from a recipe to a standalone subnet with its report."""
-
-from .runner import STAGES, run_pipeline, run_verb
-
-
-__all__ = ["STAGES", "run_pipeline", "run_verb"]
+"""The stages of a run, from a recipe to a standalone subnet with its report: `supersam` and `ofb`."""

@@ -1,49 +1,30 @@
 """What the stages of a run share: its folder, its data, its models and its elastic space."""
 
 import json
-import shutil
 from dataclasses import asdict
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from torch.utils.data import DataLoader
 
 from ..data import PromptDataset, build_loader, load_source
-from ..files import changed_keys, write_json
+from ..files import changed_keys
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
 from ..recipe import Recipe
 from ..training.pretrain import sam_config
+from .folder import RunFolder
 
 
-class Run:
-    """One output folder and the recipe that fills it."""
+class Run(RunFolder):
+    """A SuperSAM run: one output folder and the recipe that fills it."""
+
+    recipe: Recipe
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.folder = Path(recipe.output_dir)
-        # While the main process evaluates or searches, the others wait for it: for as long as it takes.
-        self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_start()
-
-    def _check_start(self) -> None:
-        """One folder, one model to start from: what lies there must not stand in for another model."""
-        record = self.folder / "start.json"
-        start = {"pretrain": True} if self.recipe.pretrain.enabled else asdict(self.recipe.model)
+        start = {"pretrain": True} if recipe.pretrain.enabled else asdict(recipe.model)
         start.pop("attn_implementation", None)
-        if record.exists():
-            changed = changed_keys(json.loads(record.read_text()), start)
-            if changed:
-                raise ValueError(
-                    f"{self.folder} was begun from another model ({', '.join(changed)} in {record} differ). "
-                    "Choose another `output_dir`."
-                )
-        elif self.state.is_main_process:
-            write_json(record, start)
+        super().__init__(recipe, start)
 
     @cached_property
     def _train_source(self) -> Any:
@@ -102,13 +83,11 @@ class Run:
 
     def untrained(self) -> SuperSamModel:
         """What training starts from: the reordered model if there is one, else the original."""
-        folder = self.folder / "reordered"
-        return self.load(folder) if (folder / "config.json").exists() else self.original()
+        return self.load(self.folder / "reordered") if self.has_model("reordered") else self.original()
 
     def supernet(self) -> SuperSamModel:
         """The supernet as far as the run has brought it."""
-        folder = self.folder / "supernet"
-        return self.load(folder) if (folder / "config.json").exists() else self.untrained()
+        return self.load(self.folder / "supernet") if self.has_model("supernet") else self.untrained()
 
     def found(self) -> SuperSamModel:
         """The extracted subnet, as anyone would load it."""
@@ -118,14 +97,7 @@ class Run:
         """Writes a folder that `from_pretrained` loads: aside first, so that it is whole or not there."""
         if space is not None:
             model.config.elastic_space = space.to_dict()
-        if not self.state.is_main_process:
-            return
-        folder, aside = self.folder / name, self.folder / f"{name}.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside)
-        self.processor.save_pretrained(aside)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        self.write_model(name, model, self.processor)
 
     def space(self, model: SuperSamModel) -> ElasticSpace:
         """The model's own elastic space, or the recipe's; what that leaves open comes from the ranking, or the paper.

@@ -4,14 +4,13 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..files import changed_keys, write_json
-from ..recipe import Recipe
-from . import report, stages
-from .context import Run
+from .folder import RunFolder
 
 
 logger = logging.getLogger(__name__)
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline.
+    """One stage of a pipeline.
 
     Args:
         function (`Callable`): Runs it.
@@ -29,88 +28,58 @@ class Stage:
         parallel (`bool`): Runs on every process; the others run on the main one alone.
     """
 
-    function: Callable[[Run], None]
+    function: Callable[[Any], None]
     output: str
     sections: tuple[str, ...]
     working: str = ""
     parallel: bool = False
 
 
-STAGES = {
-    "pretrain": Stage(
-        stages.pretrain, "pretrained/config.json", ("data", "pretrain", "holdout_images"), "pretrain", parallel=True
-    ),
-    "rank-layers": Stage(
-        stages.rank_layers, "ranking.json", ("data", "space", "rank_layers", "holdout_images"), "ranking"
-    ),
-    "reorder": Stage(stages.reorder, "reordered/config.json", ("data", "space", "reorder")),
-    "evaluate-before": Stage(
-        report.evaluate_before, "evaluation_before.json", ("data", "evaluate"), "evaluation/before.jsonl"
-    ),
-    "train": Stage(stages.train, "supernet/config.json", ("data", "train", "holdout_images"), "train", parallel=True),
-    "search": Stage(stages.search, "search.json", ("data", "search", "holdout_images"), "search"),
-    "extract": Stage(stages.extract, "subnet/config.json", ()),
-    "report": Stage(report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl"),
-}
-
-
-def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str = "") -> None:
-    """Runs one verb of the command line."""
-    run = Run(recipe)
-    if verb == "run":
-        run_pipeline(run, redo)
-    elif verb == "finetune":
-        stages.finetune(run)
-    elif verb == "evaluate":
-        _on_main_process(run, report.evaluate)
-    elif verb == "extract":
-        _on_main_process(run, lambda run: stages.extract(run, subnet))
-    elif verb == "measure":
-        _on_main_process(run, lambda run: stages.measure(run, subnet))
+def run_stage(run: RunFolder, stage: Stage) -> None:
+    """Runs one stage, on all processes or on the main one while the others wait."""
+    if stage.parallel:
+        stage.function(run)
     else:
-        stage = STAGES[verb]
-        stage.function(run) if stage.parallel else _on_main_process(run, stage.function)
+        on_main_process(run, stage.function)
 
 
-def run_pipeline(run: Run, redo: str | None = None) -> None:
+def run_stages(
+    run: RunFolder, stages: Mapping[str, Stage], *, skip: Collection[str] = (), redo: str | None = None
+) -> None:
     """All stages in order. One whose output is there is skipped, if it was made with the same values.
 
     Args:
+        skip (`Collection[str]`): Stages that the recipe switches off.
         redo (`str`, *optional*): Run this stage and all behind it again.
 
     Raises:
         ValueError: If an output was made with other values (naming them), or `redo` is no stage.
     """
-    if redo is not None and redo not in STAGES:
-        raise ValueError(f"`redo` must be one of {list(STAGES)}, got {redo!r}.")
-    recipe = run.recipe
-    skipped = {
-        "pretrain": not recipe.pretrain.enabled,
-        "rank-layers": not recipe.rank_layers.enabled,
-        "evaluate-before": not recipe.evaluate.before,
-    }
-    names = [name for name in STAGES if not skipped.get(name, False)]
+    if redo is not None and redo not in stages:
+        raise ValueError(f"`redo` must be one of {list(stages)}, got {redo!r}.")
     if redo is not None and run.state.is_main_process:
-        forget(run, list(STAGES)[list(STAGES).index(redo) :])
+        behind = list(stages)[list(stages).index(redo) :]
+        forget(run, {name: stages[name] for name in behind})
     run.state.wait_for_everyone()
-    for name in names:
-        if is_done(run, name):
-            logger.info(f"== {name}: done already ({run.folder / STAGES[name].output})")
+    for name, stage in stages.items():
+        if name in skip:
+            continue
+        if is_done(run, name, stage):
+            logger.info(f"== {name}: done already ({run.folder / stage.output})")
             continue
         logger.info(f"== {name}")
         started = time.perf_counter()
-        stage = STAGES[name]
-        stage.function(run) if stage.parallel else _on_main_process(run, stage.function)
+        run_stage(run, stage)
         if run.state.is_main_process:
-            record = {"seconds": time.perf_counter() - started, "values": recipe.sections(*stage.sections)}
+            record = {"seconds": time.perf_counter() - started, "values": run.recipe.sections(*stage.sections)}
             (run.folder / "stages").mkdir(exist_ok=True)
-            write_json(run.folder / "stages" / f"{name}.json", record)
+            write_json(_record(run, name), record)
         run.state.wait_for_everyone()
 
 
-def is_done(run: Run, name: str) -> bool:
+def is_done(run: RunFolder, name: str, stage: Stage) -> bool:
     """Whether a stage's output is there; raises `ValueError` if it was made with other values."""
-    stage, record = STAGES[name], run.folder / "stages" / f"{name}.json"
+    record = _record(run, name)
     if not record.exists() or not (run.folder / stage.output).exists():
         return False
     changed = changed_keys(json.loads(record.read_text())["values"], run.recipe.sections(*stage.sections))
@@ -122,15 +91,25 @@ def is_done(run: Run, name: str) -> bool:
     return True
 
 
-def forget(run: Run, names: list[str]) -> None:
+def forget(run: RunFolder, stages: Mapping[str, Stage]) -> None:
     """Removes the outputs of stages that are to run again, with their checkpoints and journals."""
-    for name in names:
-        stage = STAGES[name]
+    for name, stage in stages.items():
         output = run.folder / stage.output
-        paths = [run.folder / "stages" / f"{name}.json", output.parent if "/" in stage.output else output]
+        paths = [_record(run, name), output.parent if "/" in stage.output else output]
         paths += [run.folder / stage.working] if stage.working else []
         for path in paths:
             _remove(path)
+
+
+def on_main_process(run: RunFolder, function: Callable[[Any], None]) -> None:
+    """What is written once runs on the main process while the others wait."""
+    if run.state.is_main_process:
+        function(run)
+    run.state.wait_for_everyone()
+
+
+def _record(run: RunFolder, name: str) -> Path:
+    return run.folder / "stages" / f"{name}.json"
 
 
 def _remove(path: Path) -> None:
@@ -138,10 +117,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _on_main_process(run: Run, function: Callable[[Run], None]) -> None:
-    """What is written once runs on the main process while the others wait."""
-    if run.state.is_main_process:
-        function(run)
-    run.state.wait_for_everyone()

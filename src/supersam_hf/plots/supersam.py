@@ -1,6 +1,5 @@
-"""Every figure of the project: plain data in, a picture file out. No pyplot, so nothing is shown or kept open."""
+"""The figures of a SuperSAM run."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,41 +16,33 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from .search.pareto import pareto_front
+from ..search.pareto import pareto_front
+from .common import (
+    BLACK,
+    BLUE,
+    GREY,
+    LIGHT,
+    NAMED_COLORS,
+    OBJECT_COLORS,
+    ORANGE,
+    SKY,
+    STYLE,
+    VERMILLION,
+    YELLOW,
+    check_path,
+    name_axes,
+    read_log,
+    save,
+    series,
+    smooth,
+)
 
 
 if TYPE_CHECKING:
-    from .models.supersam.elastic_supersam import ElasticSpace, Subnet
-    from .search.objective import Evaluation
+    from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
+    from ..search.objective import Evaluation
 
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-YELLOW, BLACK, GREY, LIGHT = "#F0E442", "#222222", "#8C8C8C", "#D9D9D9"
-OBJECT_COLORS = (VERMILLION, SKY, YELLOW, GREEN, PURPLE, ORANGE, BLUE)
-NAMED_COLORS = {"original": BLACK, "largest": GREEN, "smallest": PURPLE, "sampled": BLUE, "found": VERMILLION}
-STYLE = {
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.edgecolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "xtick.color": "#4D4D4D",
-    "ytick.color": "#4D4D4D",
-    "hatch.linewidth": 0.5,
-}
-FORMATS = (".png", ".pdf", ".svg")
 COSTS = {"params": ("Parameters (M)", 1e6), "macs": ("GMACs", 1e9), "latency_ms": ("Latency (ms)", 1.0)}
 QUALITIES = {"miou": "mIoU", "quality": "Quality"}
 # Kinds of rows of a Pareto figure: clouds (colour, size, legend) and points with a mark of their own (marker, size).
@@ -101,7 +92,7 @@ def plot_pareto(
     Raises:
         ValueError: If there are no rows, or a row has an unknown kind or lacks a finite number.
     """
-    path = _check_path(path)
+    path = check_path(path)
     _check_pareto(rows, x, y, budget)
     unit = COSTS[x][1]
     figure = Figure(figsize=(7.2, 5.0))
@@ -124,7 +115,7 @@ def plot_pareto(
         marker, size = MARKED[row["kind"]]
         color = NAMED_COLORS[row["kind"]]
         axes.scatter(row[x] / unit, row[y], s=size, marker=marker, color=color, edgecolors="white", zorder=4)
-    _name_axes(axes, COSTS[x][0], QUALITIES[y], title)
+    name_axes(axes, COSTS[x][0], QUALITIES[y], title)
     axes.margins(0.08)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=3, scatteryoffsets=[0.5])
@@ -132,7 +123,7 @@ def plot_pareto(
     marked.sort(key=lambda row: -row[y])
     labels = [(row[x] / unit, row[y], row["name"], NAMED_COLORS[row["kind"]]) for row in marked]
     _label_points(figure, axes, labels, drawn)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @style.context(["default", STYLE])
@@ -149,7 +140,7 @@ def plot_layer_ranking(ranking: Mapping[str, Any], path: str | Path) -> Path:
     Raises:
         ValueError: If `single` or `greedy` is empty.
     """
-    path = _check_path(path)
+    path = check_path(path)
     for name in ("single", "greedy"):
         if not ranking[name]:
             raise ValueError(f"`{name}` of the ranking is empty; rank at least one layer.")
@@ -158,7 +149,7 @@ def plot_layer_ranking(ranking: Mapping[str, Any], path: str | Path) -> Path:
     left, right = figure.subplots(1, 2, width_ratios=widths)
     _draw_single_removals(left, ranking)
     _draw_greedy_removals(right, ranking)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @style.context(["default", STYLE])
@@ -178,8 +169,8 @@ def plot_training(log_path: str | Path, path: str | Path) -> Path:
     Raises:
         ValueError: If the log has no loss, or a line is not a JSON object with a `step`.
     """
-    path = _check_path(path)
-    lines = _read_log(Path(log_path))
+    path = check_path(path)
+    lines = read_log(Path(log_path))
     # One panel a prefix, for the keys that begin with it, in the order in which they were first logged.
     panels = {"loss": 3, "learning_rate": 1, "miou": 2}
     keys = {p: list(dict.fromkeys(k for line in lines for k in line if k.startswith(p))) for p in panels}
@@ -190,9 +181,9 @@ def plot_training(log_path: str | Path, path: str | Path) -> Path:
     figure = Figure(figsize=(7.2, 1.2 + 0.85 * sum(heights)))
     grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False, height_ratios=heights)
     for prefix, axes in zip(shown, grid[:, 0]):
-        _draw_log_panel(axes, prefix, {key: _series(lines, key) for key in keys[prefix]})
+        _draw_log_panel(axes, prefix, {key: series(lines, key) for key in keys[prefix]})
     grid[-1, 0].set_xlabel("Step")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @style.context(["default", STYLE])
@@ -212,7 +203,7 @@ def plot_search(trials: "Sequence[Evaluation | Mapping[str, Any]]", path: str | 
     Raises:
         ValueError: If there are no trials, or a feasible one has no score or no quality.
     """
-    path = _check_path(path)
+    path = check_path(path)
     tried = [dict(t) if isinstance(t, Mapping) else t.to_dict() for t in trials]
     if not tried:
         raise ValueError("`trials` is empty; give the evaluations of a search, at least one.")
@@ -236,10 +227,10 @@ def plot_search(trials: "Sequence[Evaluation | Mapping[str, Any]]", path: str | 
     if all(trial["quality"] is None for trial in tried):
         left.set_ylim(0, 1)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_axes(left, "Ask", "Quality")
-    _name_axes(right, "Parameters (M)", "")
+    name_axes(left, "Ask", "Quality")
+    name_axes(right, "Parameters (M)", "")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, scatteryoffsets=[0.5])
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @style.context(["default", STYLE])
@@ -262,7 +253,7 @@ def plot_overlays(
     Raises:
         ValueError: If there are no samples, or a sample lacks a prediction or has masks of another shape.
     """
-    path = _check_path(path)
+    path = check_path(path)
     if not samples:
         raise ValueError("`samples` is empty; give at least one image with its masks.")
     names = list(samples[0]["predictions"] if columns is None else columns)
@@ -283,7 +274,7 @@ def plot_overlays(
             axes.set_title(_overlay_title(name, sample["ious"][name]))
     grid[0, 0].set_title("image and prompts")
     grid[0, 1].set_title("ground truth")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def overlay(masks: np.ndarray) -> np.ndarray:
@@ -320,7 +311,7 @@ def plot_windows(table: Mapping[str, Mapping[int, float]], path: str | Path) -> 
     Raises:
         ValueError: If the table or one of its lines is empty.
     """
-    path = _check_path(path)
+    path = check_path(path)
     empty = [name for name, line in table.items() if not line]
     if not table or empty:
         raise ValueError(f"`table` has no windows{f' for {empty}' if empty else ''}; give at least one mIoU a line.")
@@ -331,11 +322,11 @@ def plot_windows(table: Mapping[str, Mapping[int, float]], path: str | Path) -> 
         windows = sorted(line)
         color = colors.get(name, OBJECT_COLORS[index % len(OBJECT_COLORS)])
         axes.plot(windows, [line[w] for w in windows], color=color, marker="os^Dv"[index % 5], label=name)
-    _name_axes(axes, "MLP window (hidden units)", "mIoU")
+    name_axes(axes, "MLP window (hidden units)", "mIoU")
     ticks = sorted({window for line in table.values() for window in line})
     axes.set_xticks(ticks, [str(window) for window in ticks], rotation=45 if len(ticks) > 6 else 0)
     axes.legend(title="order of the units")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 @style.context(["default", STYLE])
@@ -354,7 +345,7 @@ def plot_subnet(space: "ElasticSpace", subnets: "Mapping[str, Subnet]", path: st
     Raises:
         ValueError: If there are no subnets, or one is not a point of the space.
     """
-    path = _check_path(path)
+    path = check_path(path)
     if not subnets:
         raise ValueError("`subnets` is empty; give at least one subnet by its name.")
     for subnet in subnets.values():
@@ -374,14 +365,7 @@ def plot_subnet(space: "ElasticSpace", subnets: "Mapping[str, Subnet]", path: st
         handles.append(Patch(color=ORANGE, label="attention, all heads"))
     handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="removed layer"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    return _save(figure, path)
-
-
-def _check_path(path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"`path` is {path}; give a file that ends in one of {list(FORMATS)}.")
-    return path
+    return save(figure, path)
 
 
 def _check_pareto(rows: Sequence[Mapping[str, Any]], x: str, y: str, budget: float | None) -> None:
@@ -417,19 +401,6 @@ def _check_sample(number: int, sample: Mapping[str, Any], names: list[str]) -> N
     for name in ("boxes", "points"):
         if sample[name] is not None and len(sample[name]) != len(truth):
             raise ValueError(f"`{name}` of sample {number} must have one entry an object ({len(truth)}), or be None.")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
-
-
-def _name_axes(axes: Axes, x: str, y: str, title: str | None = None) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if title is not None:
-        axes.set_title(title)
 
 
 def _along_steps(steps: np.ndarray) -> np.ndarray:
@@ -481,7 +452,7 @@ def _draw_single_removals(axes: Axes, ranking: Mapping[str, Any]) -> None:
     axes.set_xticks(layers)
     axes.tick_params(axis="x", labelsize=10 if len(layers) <= 16 else 7)
     axes.grid(False, axis="x")
-    _name_axes(axes, "Layer removed", "mIoU")
+    name_axes(axes, "Layer removed", "mIoU")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
@@ -506,38 +477,11 @@ def _draw_greedy_removals(axes: Axes, ranking: Mapping[str, Any]) -> None:
         axes.scatter(len(r["layers"]), r["quality"], s=130, label="proposal", zorder=4, **ring)
     axes.set_xticks(counts, [f"{count}\n{name}" for count, name in zip(counts, names)])
     axes.grid(False)
-    _name_axes(axes, "Number of layers removed\n(+ the layer removed at this step)", "mIoU")
+    name_axes(axes, "Number of layers removed\n(+ the layer removed at this step)", "mIoU")
     axes.set_ylim(0, 1.08 * max(r["quality"] for r in removals))
     (lines, names), (bars, bar_names) = axes.get_legend_handles_labels(), sizes.get_legend_handles_labels()
     handles, texts = [*lines, *bars], [*names, *bar_names]
     axes.legend(handles, texts, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, scatteryoffsets=[0.5])
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    lines = []
-    for number, text in enumerate(whole, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"Line {number} of {path} is not JSON; repair the log.") from error
-        if not isinstance(line, dict) or "step" not in line:
-            raise ValueError(f"Line {number} of {path} has no `step`; is it the log of a training?")
-        lines.append(line)
-    return lines
-
-
-def _series(lines: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values, (lines with the key,) each; None is a gap."""
-    found = [(line["step"], math.nan if line[key] is None else line[key]) for line in lines if key in line]
-    steps, values = zip(*found)
-    return np.asarray(steps), np.asarray(values, dtype=float)
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred running mean over about a twentieth of the values; shorter at both ends, so that nothing is made up."""
-    half = len(values) // 40
-    return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
 def _draw_log_panel(axes: Axes, prefix: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -546,12 +490,12 @@ def _draw_log_panel(axes: Axes, prefix: str, curves: dict[str, tuple[np.ndarray,
         color = NAMED_COLORS.get(name, (BLUE, ORANGE, SKY, YELLOW, GREY)[index % 5])
         if prefix == "loss":
             axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=color, label=name)
+            axes.plot(steps, smooth(values), color=color, label=name)
         elif prefix == "miou":
             axes.plot(steps, values, color=color, marker="o", markersize=4, label=name)
         else:
             axes.plot(steps, values, color=BLACK)
-    _name_axes(axes, "", {"loss": "Loss", "miou": "mIoU", "learning_rate": "Learning\nrate"}[prefix])
+    name_axes(axes, "", {"loss": "Loss", "miou": "mIoU", "learning_rate": "Learning\nrate"}[prefix])
     if len(curves) > 1:
         axes.legend(ncols=2)
     if prefix == "learning_rate":

@@ -1,0 +1,193 @@
+"""OFB's claims (Table 5) on one model and dataset: bi-mask search against its ablations and against pruning at once.
+
+    python benchmarks/ofb_ablation.py --config recipes/ofb_vit/deit_tiny_cpu.yaml --model.name DEIT \\
+        --data.source DATASET --data.label_mapping LABELS.json --output_dir runs/ofb_ablation \\
+        --budgets 0.5 0.75 --seeds 0 1
+
+Every method has the same images, steps, rates and augmentation and the same limit of MACs:
+
+- bimask: the search as the recipe has it; no_pmim: without PMIM; ordinal: units ranked by index;
+- magnitude: cut before the first step, every dimension but the heads to the same share, the units with the smallest
+  weights first; random: a random network of the space within 10 % below the limit, its units by magnitude.
+
+`--methods`, `--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the
+work. Writes `results.{json,md}` in `output_dir`.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from supersam_hf.bimask.cost import physical_shape
+from supersam_hf.bimask.extract import deploy
+from supersam_hf.bimask.masking import MaskedModel
+from supersam_hf.bimask.prune import cut_to_live
+from supersam_hf.bimask.scores import BiMask
+from supersam_hf.bimask.submodules import Submodule
+from supersam_hf.classification import evaluate_classifier
+from supersam_hf.cli import recipe_parser
+from supersam_hf.elastic.vit_cost import count_macs, count_parameters
+from supersam_hf.files import write_json
+from supersam_hf.measure import hardware
+from supersam_hf.ofb_recipe import OfbRecipe
+from supersam_hf.pipeline.ofb_context import OfbRun
+from supersam_hf.training.bimask import train_bimask
+from supersam_hf.training.finetune import ClassifierFinetuneArguments, finetune_classifier
+
+
+METHODS = ("bimask", "no_pmim", "ordinal", "magnitude", "random")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.75])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    args, rest = parser.parse_known_args(sys.argv[1:])
+    recipe = ofb_recipe(rest)
+    for seed in args.seeds:
+        for budget in args.budgets:
+            for method in args.methods:
+                one(recipe, method, budget, seed)
+    summarise(Path(recipe.output_dir))
+
+
+def ofb_recipe(argv: list[str]) -> OfbRecipe:
+    parser = recipe_parser("search", "ofb")
+    parsed = vars(parser.instantiate(parser.parse_args(argv)))
+    parsed.pop("config", None)
+    return OfbRecipe(**parsed)
+
+
+def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
+    """Searches or prunes, trains, evaluates; a line in `result.json`."""
+    folder = Path(recipe.output_dir) / f"{method}-{budget:g}-{seed}"
+    if (folder / "result.json").exists():
+        return
+    search = replace(recipe.search, max_macs=budget, seed=seed, pmim=method != "no_pmim", ordinal=method == "ordinal")
+    data = replace(recipe.data, seed=seed)
+    run = OfbRun(replace(recipe, output_dir=str(folder), data=data, search=search))
+    model, started = run.original(), time.perf_counter()
+    original = count_macs(physical_shape(model))
+    decided = None
+    if method in ("magnitude", "random"):
+        model = prune_at_once(model, run, budget * original, random=method == "random", seed=seed)
+        model = finetune_classifier(model, run.train_loader, same_training(search), folder / "train")
+    else:
+        model, report = train_bimask(model, recipe.space, run.train_loader, search, folder / "train")
+        decided = report["decided_by_search"]
+    scores = evaluate_classifier(model.eval(), run.eval_loader)
+    shape = physical_shape(model)
+    result = {"method": method, "budget": budget, "seed": seed, "macs": count_macs(shape), "original": original}
+    result |= {"params": count_parameters(shape), "top1": scores.top1, "top5": scores.top5, "decided": decided}
+    result |= {"steps": search.max_steps, "seconds": time.perf_counter() - started, "hardware": hardware()}
+    write_json(folder / "result.json", result)
+    print(json.dumps({k: v for k, v in result.items() if k != "hardware"}), flush=True)
+
+
+def same_training(search: Any) -> ClassifierFinetuneArguments:
+    """Plain training with the search's steps, rate, decay and regularisation."""
+    shared = ("max_steps", "learning_rate", "lr_schedule", "min_lr_ratio", "warmup_steps", "weight_decay", "seed")
+    shared += ("max_grad_norm", "drop_path_rate", "mixed_precision", "save_steps", "loss")
+    values = {name: getattr(search, name) for name in shared}
+    return ClassifierFinetuneArguments(**values, mix=search.mix_after, layer_decay=1.0, ema_decay=None)
+
+
+def prune_at_once(model: Any, run: OfbRun, limit: float, *, random: bool, seed: int) -> Any:
+    """The model cut to at most `limit` MACs, its units by magnitude."""
+    masked = MaskedModel(model, run.recipe.space, pmim=None)
+    masked.lam = 0.0
+    for name, mask in masked.masks.items():
+        mask.score.data = magnitudes(masked.submodules[name], mask)
+    shape, generator = physical_shape(model), torch.Generator().manual_seed(seed)
+    while True:
+        share = float(torch.rand((), generator=generator)) if random else next_share(masked, limit)
+        for mask in masked.masks.values():
+            row, column = choose(mask, share, generator if random else None)
+            mask.live.zero_()
+            mask.live[row, column] = True
+        macs = count_macs(shape_of_live(masked, shape))
+        if macs <= limit and (not random or macs >= 0.9 * limit):
+            break
+    cut_to_live(masked)
+    return deploy(masked)
+
+
+def magnitudes(submodule: Submodule, mask: BiMask) -> torch.Tensor:
+    """L2 norm of all that a unit has in the weights, (groups, units)."""
+    total = torch.zeros(mask.groups * mask.units)
+    for piece in submodule.sliced:
+        weight = getattr(piece.module, piece.name).detach().movedim(piece.dim, 0)
+        total += weight.reshape(len(weight), -1).square().sum(1)
+    return total.sqrt().view(mask.groups, mask.units)
+
+
+def next_share(masked: MaskedModel, limit: float) -> float:
+    """The largest share of every dimension, in steps of 1 %, that keeps the limit."""
+    shape = physical_shape(masked.model)
+    for percent in range(100, 0, -1):
+        for mask in masked.masks.values():
+            row, column = choose(mask, percent / 100, None)
+            mask.live.zero_()
+            mask.live[row, column] = True
+        if count_macs(shape_of_live(masked, shape)) <= limit:
+            return percent / 100
+    raise ValueError(f"No share of every dimension keeps {limit:,.0f} MACs.")
+
+
+def choose(mask: BiMask, share: float, generator: torch.Generator | None) -> tuple[int, int]:
+    """A random cell, or all groups with the most units that are at most `share` of them."""
+    if generator is not None:
+        rows, columns = mask.live.shape
+        return int(torch.randint(rows, (), generator=generator)), int(torch.randint(columns, (), generator=generator))
+    fitting = [i for i, size in enumerate(mask.unit_sizes) if size <= share * mask.units]
+    return len(mask.group_sizes) - 1, fitting[-1] if fitting else 0
+
+
+def shape_of_live(masked: MaskedModel, shape: Any) -> Any:
+    heads, widths, mlps, hidden = list(shape.num_heads), list(shape.head_dims), list(shape.mlp_dims), shape.hidden_size
+    for name, mask in masked.masks.items():
+        kind, _, layer = name.partition(".")
+        groups, units = mask.live_sizes()
+        if kind == "embedding":
+            hidden = units
+        elif kind == "mlp":
+            mlps[int(layer)] = units
+        else:
+            heads[int(layer)], widths[int(layer)] = groups, units
+    lists = {"num_heads": tuple(heads), "head_dims": tuple(widths), "mlp_dims": tuple(mlps)}
+    return replace(shape, hidden_size=hidden, **lists)
+
+
+def summarise(folder: Path) -> None:
+    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+    write_json(folder / "results.json", rows)
+    lines = ["| budget | method | MACs | top-1 | top-5 | runs |", "|---|---|---|---|---|---|"]
+    for budget in sorted({row["budget"] for row in rows}):
+        for method in METHODS:
+            mine = [row for row in rows if (row["budget"], row["method"]) == (budget, method)]
+            if mine:
+                macs, top1, top5 = ([row[key] for row in mine] for key in ("macs", "top1", "top5"))
+                share = statistics.mean(macs) / mine[0]["original"]
+                cells = f"{share:.1%} | {spread(top1)} | {spread(top5)} | {len(mine)}"
+                lines.append(f"| {budget:.0%} | {method} | {cells} |")
+    text = "\n".join(lines) + "\n"
+    (folder / "results.md").write_text(text)
+    print(text)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation in percent."""
+    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Accuracy of a classifier on labelled images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from .data.classification import ImageDataset
+
+
+# With five classes or fewer the top 5 are all of them.
+MIN_CLASSES_TOP5 = 6
+
+
+@dataclass(frozen=True)
+class ClassificationResult:
+    """Means over images.
+
+    Args:
+        top1 (`float`): Share of the images whose label has the highest logit, in [0, 1].
+        top5 (`float` or None): Share of those whose label is among the five highest; None with fewer than 6 labels.
+        loss (`float`): Cross entropy.
+        num_images (`int`): Images evaluated.
+    """
+
+    top1: float
+    top5: float | None
+    loss: float
+    num_images: int
+
+
+def evaluate_classifier(
+    model: Any, loader: DataLoader, accelerator: Accelerator | None = None
+) -> ClassificationResult:
+    """Top-1 and top-5 accuracy and mean cross entropy, each image once (see `metrics/topk_accuracy`).
+
+    Args:
+        model (`OfbViTForImageClassification`, `ViTForImageClassification` or alike): In any mode; it is evaluated in
+            eval mode.
+        loader (`DataLoader`): Batches of `pixel_values` (batch, 3, S, S) and `labels` (batch,), as from
+            `data.build_loader` of an `ImageDataset` in evaluation mode; not prepared by Accelerate.
+        accelerator (`Accelerator`, *optional*): Splits the batches over its processes and sums over them.
+
+    Raises:
+        ValueError: If the model has other labels than the dataset, or there is no image.
+    """
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    _check_labels(model, loader)
+    training = model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for number, batch in enumerate(tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=rank != 0)):
+        if number % world == rank:
+            sums += _batch_sums(model, batch, accelerator)
+    model.train(training)
+    if accelerator and world > 1:
+        # in fp32 at least: MPS has no double
+        sums = accelerator.reduce(sums.float().to(accelerator.device)).double().cpu()
+    if sums[3] == 0:
+        raise ValueError("`loader` has no images to evaluate on.")
+    top1, top5, loss = (sums[:3] / sums[3]).tolist()
+    return ClassificationResult(
+        top1, top5 if model.config.num_labels >= MIN_CLASSES_TOP5 else None, loss, int(sums[3])
+    )
+
+
+# Not around the loader: what a dataset keeps of its samples must stay of use for training.
+@torch.inference_mode()
+def _batch_sums(model: Any, batch: Mapping[str, torch.Tensor], accelerator: Accelerator | None) -> torch.Tensor:
+    """float64 (4,): images right by top 1 and by top 5, cross entropy, images."""
+    images, labels = batch["pixel_values"].to(model.device), batch["labels"].to(model.device)
+    autocasts = accelerator is not None and accelerator.mixed_precision == "bf16"
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=autocasts):
+        logits = model(pixel_values=images).logits
+    logits = logits.float()  # (batch, labels)
+    highest = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    sums = torch.stack([highest[:, 0].sum(), highest.sum(), loss, torch.tensor(len(labels), device=loss.device)])
+    return sums.cpu().double()
+
+
+def _check_labels(model: Any, loader: DataLoader) -> None:
+    if not isinstance(loader.dataset, ImageDataset):
+        return
+    num_classes = len(loader.dataset.label_names)
+    if num_classes != model.config.num_labels:
+        raise ValueError(
+            f"The model has {model.config.num_labels} labels and the dataset {num_classes} classes; keep the labels "
+            "of the dataset's classes (`data.match_labels`, `select_labels`) or take a new head "
+            "(`reset_classifier`)."
+        )

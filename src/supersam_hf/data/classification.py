@@ -1,0 +1,142 @@
+"""`load_classification`: from `ImageClassificationArguments` to labelled images."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from .classification_arguments import ImageClassificationArguments
+from .image_dataset import ImageDataset
+from .image_folder import from_image_folder, is_image_folder
+from .shape_classes import shape_classes
+from .splits import open_stored, resolve_split, split_slice, take_slice
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+__all__ = ["ImageClassificationArguments", "ImageDataset", "evenly_over_classes", "load_classification"]
+
+
+def load_classification(args: ImageClassificationArguments, part: Literal["train", "eval"]) -> "Dataset":
+    """The labelled images to train or to evaluate on, columns `image` and `label` (a `ClassLabel`).
+
+    Args:
+        args (`ImageClassificationArguments`): Where the data lies, its columns and labels, and the most images to take
+            (the first ones of each class, as many of every class as can be).
+        part (`str`): "train" or "eval".
+
+    Raises:
+        ValueError: If the source, its split or its columns are not there (saying what is), or an image has no label.
+    """
+    if part not in ("train", "eval"):
+        raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
+    training = part == "train"
+    if args.source == "shapes":
+        dataset = _generate(args, training)
+    else:
+        split, rows = split_slice(args.train_split if training else args.eval_split)
+        dataset = _name_columns(take_slice(_open(args, split), rows), args)
+    labels = _checked_labels(dataset, "train_split" if training else "eval_split")
+    limit = args.max_train_images if training else args.max_eval_images
+    return dataset if limit is None else dataset.select(evenly_over_classes(labels, limit))
+
+
+def evenly_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Ascending rows of at most `count` images: the first of every class, then the second of every class, and so on.
+
+    Args:
+        labels (`np.ndarray`): int (n,).
+        count (`int`): Images to take, at least 1.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    place = np.empty(len(labels), dtype=np.int64)  # of an image among those of its class
+    place[by_class] = np.arange(len(labels)) - starts
+    return np.sort(np.lexsort((labels, place))[:count])
+
+
+def _generate(args: ImageClassificationArguments, training: bool) -> "Dataset":
+    count = args.shapes_train_images if training else args.shapes_eval_images
+    # Even seeds draw training images, odd ones evaluation images.
+    return shape_classes(count, image_size=args.shapes_image_size, seed=2 * args.shapes_seed + (0 if training else 1))
+
+
+def _open(args: ImageClassificationArguments, split: str) -> "Dataset":
+    """A split of the source, columns as they are."""
+    import datasets
+
+    path = Path(args.source)
+    if args.config_name is not None:
+        if path.exists():
+            raise ValueError(f"`data.config_name` is for datasets on the Hub; {args.source!r} is a local path.")
+        names = datasets.get_dataset_split_names(args.source, args.config_name)
+        return datasets.load_dataset(args.source, args.config_name, split=resolve_split(split, names, args.source))
+    if is_image_folder(path):
+        return from_image_folder(path, split)
+    return open_stored(args.source, split)
+
+
+def _name_columns(dataset: "Dataset", args: ImageClassificationArguments) -> "Dataset":
+    """The columns of images and labels alone, called `image` and `label`."""
+    from datasets import ClassLabel, Image
+
+    image = args.image_column or _only_column(dataset, Image, "image_column")
+    label = args.label_column or _only_column(dataset, ClassLabel, "label_column")
+    for name, field in ((image, "image_column"), (label, "label_column")):
+        if name not in dataset.column_names:
+            raise ValueError(f"`data.{field}` {name!r} is not a column; the columns are {dataset.column_names}.")
+    dataset = dataset.select_columns([image, label])
+    dataset = dataset.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
+    if not isinstance(dataset.features["image"], Image):
+        dataset = dataset.cast_column("image", Image())
+    return _name_labels(dataset, args.label_names)
+
+
+def _only_column(dataset: "Dataset", feature: type, field: str) -> str:
+    """The one column of a kind of feature."""
+    found = [name for name, column in dataset.features.items() if isinstance(column, feature)]
+    if len(found) != 1:
+        raise ValueError(
+            f"The dataset has {len(found)} columns of kind {feature.__name__} {found or ''}; name the one to take as "
+            f"`data.{field}`. Its columns are {dataset.column_names}."
+        )
+    return found[0]
+
+
+def _name_labels(dataset: "Dataset", names: list[str] | None) -> "Dataset":
+    """Labels as a `ClassLabel` of these names, or of the dataset's own."""
+    from datasets import ClassLabel, Value
+
+    labels = dataset.features["label"]
+    if names is None:
+        if not isinstance(labels, ClassLabel):
+            raise ValueError(
+                f"The labels are of type {labels}, not ClassLabel; say what they mean by `data.label_names`, the "
+                "names of the classes in the order of their labels."
+            )
+        return dataset
+    if isinstance(labels, ClassLabel) and labels.num_classes != len(names):
+        raise ValueError(f"`data.label_names` has {len(names)} names; the dataset has {labels.num_classes} classes.")
+    plain = Value("int64") if isinstance(labels, ClassLabel) else labels
+    try:
+        return dataset.cast_column("label", plain).cast_column("label", ClassLabel(names=names))
+    except ValueError as error:
+        raise ValueError(f"`data.label_names` does not name every label of the dataset: {error}") from error
+
+
+def _checked_labels(dataset: "Dataset", field: str) -> np.ndarray:
+    """int64 (n,), each the index of a class."""
+    num_classes = dataset.features["label"].num_classes
+    # A missing label is -1, as in the hidden labels of test sets.
+    labels = np.array([-1 if x is None else x for x in dataset.select_columns(["label"])[:]["label"]], dtype=np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"{len(wrong)} of {len(labels)} labels are not in 0 to {num_classes - 1}, the first in row {wrong[0]} "
+            f"(-1 or none marks hidden labels, as in a test set); take a labelled split as `data.{field}`."
+        )
+    if not len(labels):
+        raise ValueError(f"`data.{field}` has no images.")
+    return labels

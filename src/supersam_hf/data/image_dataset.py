@@ -1,0 +1,132 @@
+"""Labelled images as samples of a classifier. All randomness comes from (seed, epoch, index)."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .augment import ColorAugmentation, random_erasing, random_resized_crop
+from .canonical import to_rgb
+from .classification_arguments import ImageClassificationArguments
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import BaseImageProcessor
+
+
+# Evaluation samples are the same in every epoch; up to so many bytes of them are kept in memory, workers together.
+CACHE_BYTES = 1024**3
+
+
+class ImageDataset(torch.utils.data.Dataset):
+    """Images as a classifier takes them, with their labels.
+
+    A sample is a dict of `pixel_values` float32 (3, S, S) and `labels` int64 (), S the side of the processor's images.
+    In training: random resized crop, flip, and what else `args` asks for. In evaluation: the processor's own resize
+    and centre crop. Both rescaled and normalised by the processor.
+
+    Args:
+        dataset (`datasets.Dataset`): From [`load_classification`]: columns `image` and `label`.
+        image_processor (`BaseImageProcessor`): Image processor of the model, as `ViTImageProcessor`.
+        args (`ImageClassificationArguments`): Augmentation and seed.
+        training (`bool`): Random changes anew each epoch, or none.
+
+    Raises:
+        ValueError: If the processor's images are not squares of one size, the columns are others, or kornia is needed
+            and missing.
+    """
+
+    def __init__(
+        self,
+        dataset: "Dataset",
+        image_processor: "BaseImageProcessor",
+        args: ImageClassificationArguments,
+        *,
+        training: bool,
+    ) -> None:
+        if not {"image", "label"} <= set(dataset.column_names):
+            raise ValueError(f"`dataset` has columns {dataset.column_names}; it needs 'image' and 'label'.")
+        self.dataset = dataset
+        self.image_processor: Any = image_processor
+        self.args = args
+        self.training = training
+        self.side = processor_side(image_processor)
+        self.label_names: list[str] = dataset.features["label"].names
+        recolors = training and (args.rand_augment or args.color_jitter > 0)
+        self._recolor = ColorAugmentation(args) if recolors else None
+        self._cache: dict[int, dict[str, torch.Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always.
+
+        Raises:
+            ValueError: If the image cannot be read, naming its row and file.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self.training:
+            return self._sample(epoch, index)
+        if index in self._cache:
+            return self._cache[index]
+        sample = self._sample(0, index)
+        if len(self._cache) < self._cache_length(sample["pixel_values"]):
+            self._cache[index] = sample
+        return sample
+
+    def _sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        row = self._read(index)
+        image, label = to_rgb(row["image"]), torch.tensor(row["label"])
+        if not self.training:
+            return {"pixel_values": self._tensor(image), "labels": label}
+        rng = np.random.default_rng([self.args.seed, epoch, index])
+        image = random_resized_crop(image, self.side, self.args.min_scale, self.image_processor.resample, rng)
+        if self.args.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self._recolor is not None:
+            image = self._recolor(image, rng)
+        pixel_values = self._tensor(image, do_resize=False, do_center_crop=False)
+        if rng.random() < self.args.random_erasing:
+            pixel_values = random_erasing(pixel_values, rng)
+        return {"pixel_values": pixel_values, "labels": label}
+
+    def _tensor(self, image: Image.Image, **steps: bool) -> torch.Tensor:
+        return self.image_processor(image, return_tensors="pt", **steps)["pixel_values"][0]
+
+    def _read(self, index: int) -> dict[str, Any]:
+        from datasets import Image as ImageFeature
+
+        try:
+            return self.dataset[index]
+        # Pillow says of broken files: OSError (UnidentifiedImageError is one), SyntaxError, or ValueError.
+        except (OSError, SyntaxError, ValueError) as error:
+            file = self.dataset.cast_column("image", ImageFeature(decode=False))[index]["image"]["path"]
+            name = f"row {index}" + (f" ({file})" if file else "")
+            raise ValueError(
+                f"The image of {name} of the {'training' if self.training else 'evaluation'} data cannot be read: "
+                f"{error}. Replace it or leave its row out."
+            ) from error
+
+    def _cache_length(self, pixel_values: torch.Tensor) -> int:
+        worker = torch.utils.data.get_worker_info()
+        share = CACHE_BYTES // (1 if worker is None else worker.num_workers)
+        return share // (pixel_values.numel() * pixel_values.element_size())
+
+
+def processor_side(image_processor: "BaseImageProcessor") -> int:
+    """Side of the square images that a processor gives, px.
+
+    Raises:
+        ValueError: If they are not squares of one size.
+    """
+    processor: Any = image_processor
+    size = dict(processor.crop_size if processor.do_center_crop else processor.size)
+    if size.get("height") is None or size.get("height") != size.get("width"):
+        raise ValueError(
+            f"`image_processor` gives images of size {size}; a classifier needs squares of one size: a `size` "
+            "or, with `do_center_crop`, a `crop_size` of equal `height` and `width`."
+        )
+    return int(size["height"])

@@ -1,0 +1,91 @@
+"""A recipe of OFB: every value of a run, one section a stage. What the YAML files and the command line fill in."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .bimask.space import SearchSpace
+from .data.classification_arguments import ImageClassificationArguments
+from .recipe import RunRecipe
+from .training.bimask import BiMaskArguments
+from .training.finetune import ClassifierFinetuneArguments
+from .training.pretrain_classifier import PretrainClassifierArguments
+
+
+@dataclass
+class OfbModelArguments:
+    """The ViT or DeiT classifier to start from."""
+
+    name: str | None = None
+    """Hub id or folder of a ViT, DeiT or OFB ViT classifier (facebook/deit-small-patch16-224, ...); not needed with
+    pretrain.enabled."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    image_size: int | None = None
+    """Input size in px a side, positions interpolated; null: the checkpoint's."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel."""
+    new_labels: bool = False
+    """Transfer: a new head for the dataset's classes; false: the dataset's classes are found in the checkpoint by
+    name, and the head's other rows are left out."""
+
+
+@dataclass
+class EvaluateClassifierArguments:
+    """Evaluation on the evaluation split."""
+
+    original: str | None = None
+    """Checkpoint of the original's row; null: the model that the run starts from."""
+
+
+@dataclass
+class MeasureClassifierArguments:
+    """Latency of one image and throughput of a batch, original and found model in interleaved rounds."""
+
+    enabled: bool = True
+    """Measure in the pipeline's report."""
+    batch_size: int = 64
+    """Images a forward for throughput; latency is that of one image."""
+    repeats: int = 20
+    """Timed forwards; median and spread are reported."""
+    warmup: int = 3
+    """Forwards before timing."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("batch_size", 1), ("repeats", 1), ("warmup", 0)):
+            if vars(self)[name] < minimum:
+                raise ValueError(f"`measure.{name}` must be {minimum} or more, got {vars(self)[name]}.")
+
+
+@dataclass
+class OfbRecipe(RunRecipe):
+    """An OFB run."""
+
+    output_dir: str = "runs/ofb"
+    """Folder of everything the run writes. A stage whose output is there is not run again."""
+    holdout_images: int = 0
+    """Training images kept out of training, drawn by `data.seed`, for what `eval_steps` shows; 0: it shows the
+    evaluation split. Nothing is chosen by either."""
+    retrain: bool = True
+    """In the pipeline, retrain the found model; false: it stays as it comes out of the search."""
+    model: OfbModelArguments = field(default_factory=OfbModelArguments)
+    data: ImageClassificationArguments = field(default_factory=ImageClassificationArguments)
+    pretrain: PretrainClassifierArguments = field(default_factory=PretrainClassifierArguments)
+    space: SearchSpace = field(default_factory=SearchSpace)
+    search: BiMaskArguments = field(default_factory=BiMaskArguments)
+    finetune: ClassifierFinetuneArguments = field(default_factory=ClassifierFinetuneArguments)
+    evaluate: EvaluateClassifierArguments = field(default_factory=EvaluateClassifierArguments)
+    measure: MeasureClassifierArguments = field(default_factory=MeasureClassifierArguments)
+
+    def __post_init__(self) -> None:
+        if self.model.name is None and not self.pretrain.enabled:
+            raise ValueError(
+                "`model.name` is missing: give a ViT or DeiT classifier (Hub id or folder), or set "
+                "`pretrain.enabled: true`."
+            )
+        if self.model.new_labels and self.pretrain.enabled:
+            raise ValueError("`model.new_labels` is for checkpoints; with `pretrain.enabled` the head is new anyway.")
+        if self.holdout_images < 0:
+            raise ValueError(f"`holdout_images` must be 0 or more, got {self.holdout_images}.")
+
+
+__all__ = ["EvaluateClassifierArguments", "MeasureClassifierArguments", "OfbModelArguments", "OfbRecipe"]

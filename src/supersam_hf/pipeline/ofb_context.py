@@ -1,0 +1,152 @@
+"""What the stages of an OFB run share: its folder, its data, its models, and whose labels they have."""
+
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from ..data import build_loader
+from ..data.classification import ImageDataset, load_classification
+from ..data.labels import match_labels
+from ..models.ofb_vit import OfbViTForImageClassification
+from ..ofb_recipe import OfbRecipe
+from .folder import RunFolder
+
+
+class OfbRun(RunFolder):
+    """An OFB run: one output folder and the recipe that fills it."""
+
+    recipe: OfbRecipe
+
+    def __init__(self, recipe: OfbRecipe) -> None:
+        start = {"pretrain": True} if recipe.pretrain.enabled else asdict(recipe.model)
+        start.pop("attn_implementation", None)
+        super().__init__(recipe, start)
+
+    @cached_property
+    def _train_data(self) -> Any:
+        data = load_classification(self.recipe.data, "train")
+        if len(data) <= self.recipe.holdout_images:
+            raise ValueError(
+                f"`holdout_images` of {self.recipe.holdout_images} leaves no training image: `data.source` has "
+                f"{len(data)}. Make it smaller."
+            )
+        return data
+
+    @cached_property
+    def _eval_data(self) -> Any:
+        data = load_classification(self.recipe.data, "eval")
+        if data.features["label"].names != self.label_names:
+            raise ValueError(
+                "`data.train_split` and `data.eval_split` have different classes "
+                f"({len(self.label_names)} and {len(data.features['label'].names)}, or in another order)."
+            )
+        return data
+
+    @property
+    def label_names(self) -> list[str]:
+        """The dataset's classes, in the order of their labels."""
+        return self._train_data.features["label"].names
+
+    def _rows(self, held_out: bool) -> list[int]:
+        """Rows of the training split, ascending; a random choice is held out, since datasets come sorted by class."""
+        count = self.recipe.holdout_images
+        order = np.random.default_rng(self.recipe.data.seed).permutation(len(self._train_data))
+        return sorted((order[:count] if held_out else order[count:]).tolist())
+
+    @cached_property
+    def train_loader(self) -> DataLoader:
+        """Training images without the holdout."""
+        held = self.recipe.holdout_images
+        return self._loader(self._train_data.select(self._rows(held_out=False)) if held else self._train_data, True)
+
+    @cached_property
+    def watch_loader(self) -> DataLoader:
+        """What `eval_steps` evaluates on: the holdout, or the evaluation split where nothing is held out."""
+        if not self.recipe.holdout_images:
+            return self.eval_loader
+        return self._loader(self._train_data.select(self._rows(held_out=True)), False)
+
+    @cached_property
+    def eval_loader(self) -> DataLoader:
+        """The evaluation split: reported; nothing is chosen by it."""
+        return self._loader(self._eval_data, False)
+
+    def _loader(self, source: Any, training: bool) -> DataLoader:
+        data = self.recipe.data
+        dataset = ImageDataset(source, self.processor, data, training=training)
+        batch_size = data.batch_size if training else data.eval_batch_size
+        return build_loader(dataset, batch_size, data.num_workers, data.seed)
+
+    @cached_property
+    def processor(self) -> Any:
+        """The image processor of the model that the run starts from, at the recipe's image size."""
+        if self.recipe.pretrain.enabled:
+            side = self.recipe.pretrain.image_size
+            return ViTImageProcessorPil(size={"height": side, "width": side})
+        args = self.recipe.model
+        processor: Any = AutoImageProcessor.from_pretrained(args.name, **self._hub)
+        return processor if args.image_size is None else resized_processor(processor, args.image_size)
+
+    @property
+    def _hub(self) -> dict[str, str]:
+        revision = self.recipe.model.revision
+        return {} if revision is None else {"revision": revision}
+
+    def load(self, name: str | Path, **kwargs: Any) -> OfbViTForImageClassification:
+        """A model in eval mode on this process's device."""
+        implementation = self.recipe.model.attn_implementation
+        model = OfbViTForImageClassification.from_pretrained(name, attn_implementation=implementation, **kwargs)
+        return model.to(self.state.device).eval()
+
+    def original(self) -> OfbViTForImageClassification:
+        """The model that the run starts from, with a head for the dataset's classes."""
+        if self.recipe.pretrain.enabled:
+            return self.load(self.folder / "pretrained")
+        args = self.recipe.model
+        model = self.load(str(args.name), image_size=args.image_size, **self._hub)
+        if not args.new_labels:
+            return self.with_labels(model)
+        torch.manual_seed(self.recipe.finetune.seed)
+        return model.reset_classifier(self.label_names)
+
+    def with_labels(self, model: OfbViTForImageClassification) -> OfbViTForImageClassification:
+        """The model with the rows of its head that are the dataset's classes, found by name.
+
+        Raises:
+            ValueError: If a class of the dataset is unknown to the model, or could be several of its labels.
+        """
+        config: Any = model.config
+        names = [config.id2label[i] for i in range(config.num_labels)]
+        indices = match_labels(self.label_names, names, self.recipe.data.label_mapping)
+        return model if indices == list(range(len(names))) else model.select_labels(indices)
+
+    def newest(self, *names: str) -> OfbViTForImageClassification:
+        """The first of these models that the run has, as anyone would load it; else the original."""
+        for name in names:
+            if self.has_model(name):
+                return self.load(self.folder / name)
+        return self.original()
+
+
+def resized_processor(processor: Any, image_size: int) -> Any:
+    """The image processor for square inputs of `image_size` px; the margin that a centre crop leaves off stays in
+    proportion."""
+    square = {"height": image_size, "width": image_size}
+    if not processor.do_center_crop:
+        processor.size = type(processor.size)(**square)
+        return processor
+    before = processor.crop_size["height"]
+    sides = {key: round(side * image_size / before) for key, side in dict(processor.size).items() if side is not None}
+    processor.size = type(processor.size)(**sides)
+    processor.crop_size = type(processor.crop_size)(**square)
+    return processor
+
+
+__all__ = ["OfbRun", "resized_processor"]

@@ -1,0 +1,151 @@
+"""One function a stage of OFB. Each reads what earlier stages left in the run's folder and leaves its own output."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ..classification import evaluate_classifier
+from ..elastic.cost import count_macs, count_parameters
+from ..files import write_json
+from ..measure import measure_model
+from ..models.ofb_vit import OfbViTForImageClassification
+from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
+from ..training.bimask import train_bimask
+from ..training.engine import Engine, checkpoints
+from ..training.finetune import finetune_classifier
+from ..training.pretrain_classifier import new_vit, pretrain_classifier
+from .ofb_context import OfbRun
+
+
+def pretrain(run: OfbRun) -> None:
+    """`pretrained/`: a small ViT of one's own."""
+    args = run.recipe.pretrain
+    model = pretrain_classifier(new_vit(args, run.label_names), run.train_loader, args, run.folder / "pretrain")
+    run.write_model("pretrained", model, run.processor)
+
+
+def search(run: OfbRun) -> None:
+    """`searched/`, `search.json` and the figures: the bi-mask search, and what it found as a model of its own.
+
+    Raises:
+        ValueError: If the model has a new, untrained head.
+    """
+    args = run.recipe.search
+    if run.recipe.model.new_labels:
+        raise ValueError(
+            "`model.new_labels` gives the model an untrained head, by which no unit's importance can be told: "
+            "fine-tune it first (`supersam-hf ofb finetune`), then search in what that leaves in `finetuned/`."
+        )
+    model, report = train_bimask(
+        run.original(),
+        run.recipe.space,
+        run.train_loader,
+        args,
+        run.folder / "search",
+        evaluate=_accuracy(run, args),
+        teacher=_teacher(run, args.teacher),
+    )
+    if run.state.is_main_process:
+        write_json(run.folder / "search.json", report)
+        _plot_search(run, report)
+        print(_told(report), f"see {run.folder}/search.json")
+    run.write_model("searched", model, run.processor)
+
+
+def extract(run: OfbRun) -> None:
+    """`subnet/`: the model that the search found, checked against `search.json`.
+
+    Raises:
+        ValueError: If no search has finished, or the model is not the one that `search.json` describes.
+    """
+    if not run.has_model("searched"):
+        begun = checkpoints(run.folder / "search")
+        raise ValueError(
+            f"There is no finished search in {run.folder}"
+            + (f"; it stands at {begun[-1].name}: `supersam-hf ofb search` goes on from there." if begun else ".")
+        )
+    report = json.loads((run.folder / "search.json").read_text())
+    model = run.load(run.folder / "searched")
+    counted = {"params": count_parameters(model.config), "macs": count_macs(model.config)}
+    if any(report[key] != value for key, value in counted.items()):
+        raise ValueError(
+            f"{run.folder}/searched has {counted['params']:,} parameters and {counted['macs']:,} MACs, "
+            f"{run.folder}/search.json says {report['params']:,} and {report['macs']:,}: search anew."
+        )
+    run.write_model("subnet", model, run.processor)
+    share = counted["macs"] / report["original"]["macs"]
+    size = f"{counted['params']:,} parameters, {counted['macs'] / 1e9:.4g} GMACs ({share:.1%} of the original)"
+    print(f"from {run.folder}/searched: {size}, written to {run.folder}/subnet")
+
+
+def finetune(run: OfbRun) -> None:
+    """`finetuned/`: the found model retrained; where there is none, the model that the run starts from (transfer)."""
+    args = run.recipe.finetune
+    model = run.newest("subnet", "searched")
+    model = finetune_classifier(
+        model,
+        run.train_loader,
+        args,
+        run.folder / "finetune",
+        evaluate=_accuracy(run, args),
+        teacher=_teacher(run, args.teacher),
+    )
+    run.write_model("finetuned", model, run.processor)
+
+
+def measure(run: OfbRun) -> None:
+    """`measurement.json`: size, work, latency, throughput and peak memory of the furthest model of the run."""
+    args, model = run.recipe.measure, run.newest("finetuned", "subnet", "searched")
+    measured = measure_model(
+        model,
+        batch_size=args.batch_size,
+        warmup=args.warmup,
+        repeats=args.repeats,
+        memory=torch.device(run.state.device).type != "mps",
+    )
+    write_json(run.folder / "measurement.json", asdict(measured))
+    print((run.folder / "measurement.json").read_text(), end="")
+
+
+def _teacher(run: OfbRun, name: str | None) -> OfbViTForImageClassification | None:
+    """A ViT or DeiT to distil from, with the dataset's labels."""
+    return None if name is None else run.with_labels(run.load(name))
+
+
+def _accuracy(run: OfbRun, args: Any) -> Callable[[Engine], dict[str, float]] | None:
+    """What `eval_steps` logs."""
+    if not args.eval_steps:
+        return None
+    loader = run.watch_loader
+
+    def metrics(engine: Engine) -> dict[str, float]:
+        result = evaluate_classifier(engine.unwrapped, loader, engine.accelerator)
+        top5 = {} if result.top5 is None else {"top5": result.top5}
+        return {"top1": result.top1, **top5, "eval_loss": result.loss}
+
+    return metrics
+
+
+def _plot_search(run: OfbRun, report: dict[str, Any]) -> None:
+    folder = run.folder / "search"
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    kind = report["budget_kind"]
+    budget = report["budget"] / report["original"][kind]
+    pruned_at = [line["step"] for line in history if line["removed"]]
+    plot_bimask(folder / "history.jsonl", run.folder / "bimask.png")
+    plot_losses(folder / "log.jsonl", run.folder / "losses.png")
+    plot_macs(folder / "log.jsonl", run.folder / f"{kind}.png", kind=kind, budget=budget, pruned_at=pruned_at)
+    widths = {"original": history[0]["architecture"], "found": report["architecture"]}
+    plot_architecture(widths, run.folder / "architecture.png")
+
+
+def _told(report: dict[str, Any]) -> str:
+    """What came out, in a line; whether the search decided it or the budget had to be enforced."""
+    kind, unit = report["budget_kind"], {"macs": "MACs", "params": "parameters"}[report["budget_kind"]]
+    share = report[kind] / report["original"][kind]
+    how = "decided by the search" if report["decided_by_search"] else "not decided by the search alone"
+    cuts = f", {len(report['enforced'])} cuts to keep the budget" if report["enforced"] else ""
+    return f"found {report[kind]:,} {unit} ({share:.1%} of the original; budget {report['budget']:,}), {how}{cuts};"

@@ -1,0 +1,34 @@
+"""Every figure of the project: plain data in, a picture file out. No pyplot, so nothing is shown or kept open."""
+
+from .common import BLACK, OBJECT_COLORS, ORANGE, VERMILLION
+from .ofb import plot_architecture, plot_bimask, plot_losses, plot_macs
+from .supersam import (
+    overlay,
+    plot_layer_ranking,
+    plot_overlays,
+    plot_pareto,
+    plot_search,
+    plot_subnet,
+    plot_training,
+    plot_windows,
+)
+
+
+__all__ = [
+    "BLACK",
+    "OBJECT_COLORS",
+    "ORANGE",
+    "VERMILLION",
+    "overlay",
+    "plot_architecture",
+    "plot_bimask",
+    "plot_layer_ranking",
+    "plot_losses",
+    "plot_macs",
+    "plot_overlays",
+    "plot_pareto",
+    "plot_search",
+    "plot_subnet",
+    "plot_training",
+    "plot_windows",
+]
