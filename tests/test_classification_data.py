@@ -333,6 +333,9 @@ def test_labels_are_matched_by_synonym_in_any_case() -> None:
     assert match_labels(["tench, Tinca", "maillot", "maillot, tank suit"], IMAGENET) == [0, 4, 5]
     # the very same list
     assert match_labels([name.upper() for name in IMAGENET], IMAGENET) == list(range(7))
+    assert match_labels(["a", "b"], ["x", "y"], "same-order") == [0, 1]
+    with pytest.raises(ValueError, match="as many classes as the checkpoint has labels, 7; the dataset has 2"):
+        match_labels(["a", "b"], IMAGENET, "same-order")
 
 
 @pytest.mark.parametrize(
