@@ -6,12 +6,15 @@
 
 Every method has the same images, steps, rates and augmentation and the same limit of MACs:
 
-- bimask: the search as the recipe has it; no_pmim: without PMIM; ordinal: units ranked by index;
-- magnitude: cut before the first step, every dimension but the heads to the same share, the units with the smallest
-  weights first; random: a random network of the space within 10 % below the limit, its units by magnitude.
+- original: not cut and not trained; bimask: the search as the recipe has it; no_pmim: without PMIM; ordinal: units
+  ranked by index;
+- magnitude: cut before the first step, every dimension but the heads to about the same share, the units with the
+  smallest weights first; random: a random network of the space within 10 % below the limit, its units by magnitude.
+  Both are trained for as many steps as the searches, with the recipe's `mix_after`.
 
-`--methods`, `--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the
-work. Writes `results.{json,md}` in `output_dir`.
+More of Table 5 by name (`--methods constant_mask no_entropy no_variance no_l1 ordinal_no_pmim`). `--methods`,
+`--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the work. Writes
+`results.{json,md}` in `output_dir`.
 """
 
 import argparse
@@ -42,12 +45,23 @@ from supersam_hf.training.bimask import train_bimask
 from supersam_hf.training.finetune import ClassifierFinetuneArguments, finetune_classifier
 
 
-METHODS = ("bimask", "no_pmim", "ordinal", "magnitude", "random")
+METHODS = ("original", "bimask", "no_pmim", "ordinal", "magnitude", "random")
+# Further rows of Table 5, by name: its (b) and (d).
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bimask": {},
+    "no_pmim": {"pmim": False},
+    "ordinal": {"ordinal": True},
+    "ordinal_no_pmim": {"ordinal": True, "pmim": False},
+    "constant_mask": {"mask_ratio_start": 0.25},
+    "no_entropy": {"entropy_weight": 0.0},
+    "no_variance": {"variance_weight": 0.0},
+    "no_l1": {"l1_attention": 0.0, "l1_other": 0.0},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *VARIANTS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.75])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     args, rest = parser.parse_known_args(sys.argv[1:])
@@ -71,13 +85,15 @@ def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
     folder = Path(recipe.output_dir) / f"{method}-{budget:g}-{seed}"
     if (folder / "result.json").exists():
         return
-    search = replace(recipe.search, max_macs=budget, seed=seed, pmim=method != "no_pmim", ordinal=method == "ordinal")
+    search = replace(recipe.search, max_macs=budget, seed=seed, **VARIANTS.get(method, {}))
     data = replace(recipe.data, seed=seed)
     run = OfbRun(replace(recipe, output_dir=str(folder), data=data, search=search))
     model, started = run.original(), time.perf_counter()
     original = count_macs(physical_shape(model))
     decided = None
-    if method in ("magnitude", "random"):
+    if method == "original":
+        pass  # as it is: what pruning and training start from
+    elif method in ("magnitude", "random"):
         model = prune_at_once(model, run, budget * original, random=method == "random", seed=seed)
         model = finetune_classifier(model, run.train_loader, same_training(search), folder / "train")
     else:
@@ -87,7 +103,11 @@ def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
     shape = physical_shape(model)
     result = {"method": method, "budget": budget, "seed": seed, "macs": count_macs(shape), "original": original}
     result |= {"params": count_parameters(shape), "top1": scores.top1, "top5": scores.top5, "decided": decided}
-    result |= {"steps": search.max_steps, "seconds": time.perf_counter() - started, "hardware": hardware()}
+    result |= {
+        "steps": search.max_steps,
+        "seconds": time.perf_counter() - started,
+        "hardware": hardware(run.state.device),
+    }
     write_json(folder / "result.json", result)
     print(json.dumps({k: v for k, v in result.items() if k != "hardware"}), flush=True)
 
@@ -96,25 +116,23 @@ def same_training(search: Any) -> ClassifierFinetuneArguments:
     """Plain training with the search's steps, rate, decay and regularisation."""
     shared = ("max_steps", "learning_rate", "lr_schedule", "min_lr_ratio", "warmup_steps", "weight_decay", "seed")
     shared += ("max_grad_norm", "drop_path_rate", "mixed_precision", "save_steps", "loss")
+    shared += ("gradient_accumulation_steps", "gradient_checkpointing")
     values = {name: getattr(search, name) for name in shared}
     return ClassifierFinetuneArguments(**values, mix=search.mix_after, layer_decay=1.0, ema_decay=None)
 
 
 def prune_at_once(model: Any, run: OfbRun, limit: float, *, random: bool, seed: int) -> Any:
     """The model cut to at most `limit` MACs, its units by magnitude."""
-    masked = MaskedModel(model, run.recipe.space, pmim=None)
+    masked = MaskedModel(model, run.recipe.space, pmim=None).to(model.device)
     masked.lam = 0.0
     for name, mask in masked.masks.items():
         mask.score.data = magnitudes(masked.submodules[name], mask)
     shape, generator = physical_shape(model), torch.Generator().manual_seed(seed)
-    while True:
-        share = float(torch.rand((), generator=generator)) if random else next_share(masked, limit)
-        for mask in masked.masks.values():
-            row, column = choose(mask, share, generator if random else None)
-            mask.live.zero_()
-            mask.live[row, column] = True
-        macs = count_macs(shape_of_live(masked, shape))
-        if macs <= limit and (not random or macs >= 0.9 * limit):
+    if not random:
+        take_shares(masked, *largest_shares(masked, limit))
+    while random:
+        take_random(masked, generator)
+        if 0.9 * limit <= count_macs(shape_of_live(masked, shape)) <= limit:
             break
     cut_to_live(masked)
     return deploy(masked)
@@ -122,33 +140,44 @@ def prune_at_once(model: Any, run: OfbRun, limit: float, *, random: bool, seed: 
 
 def magnitudes(submodule: Submodule, mask: BiMask) -> torch.Tensor:
     """L2 norm of all that a unit has in the weights, (groups, units)."""
-    total = torch.zeros(mask.groups * mask.units)
+    total = torch.zeros(mask.groups * mask.units, device=mask.score.device)
     for piece in submodule.sliced:
         weight = getattr(piece.module, piece.name).detach().movedim(piece.dim, 0)
         total += weight.reshape(len(weight), -1).square().sum(1)
-    return total.sqrt().view(mask.groups, mask.units)
+    norms = total.sqrt().view(mask.groups, mask.units)
+    # standardised: scores are ranked after a sigmoid, which is flat for large ones
+    return (norms - norms.mean()) / norms.std()
 
 
-def next_share(masked: MaskedModel, limit: float) -> float:
-    """The largest share of every dimension, in steps of 1 %, that keeps the limit."""
-    shape = physical_shape(masked.model)
-    for percent in range(100, 0, -1):
-        for mask in masked.masks.values():
-            row, column = choose(mask, percent / 100, None)
-            mask.live.zero_()
-            mask.live[row, column] = True
-        if count_macs(shape_of_live(masked, shape)) <= limit:
-            return percent / 100
-    raise ValueError(f"No share of every dimension keeps {limit:,.0f} MACs.")
+def largest_shares(masked: MaskedModel, limit: float) -> tuple[float, float]:
+    """Shares of the embedding and of all other dimensions, at most 15 % apart, with the most MACs within the limit."""
+    shape, found = physical_shape(masked.model), []
+    for embedding in range(50, 101):
+        for others in range(max(25, embedding - 15), min(100, embedding + 15) + 1):
+            take_shares(masked, embedding / 100, others / 100)
+            macs = count_macs(shape_of_live(masked, shape))
+            if macs <= limit:
+                found.append((macs, -abs(embedding - others), embedding / 100, others / 100))
+    return max(found)[2:]
 
 
-def choose(mask: BiMask, share: float, generator: torch.Generator | None) -> tuple[int, int]:
-    """A random cell, or all groups with the most units that are at most `share` of them."""
-    if generator is not None:
-        rows, columns = mask.live.shape
-        return int(torch.randint(rows, (), generator=generator)), int(torch.randint(columns, (), generator=generator))
-    fitting = [i for i, size in enumerate(mask.unit_sizes) if size <= share * mask.units]
-    return len(mask.group_sizes) - 1, fitting[-1] if fitting else 0
+def take_shares(masked: MaskedModel, embedding: float, others: float) -> None:
+    """All groups of every submodule, with the most units that are at most these shares."""
+    for name, mask in masked.masks.items():
+        limit = (embedding if name == "embedding" else others) * mask.units
+        decide(mask, -1, max([i for i, size in enumerate(mask.unit_sizes) if size <= limit], default=0))
+
+
+def take_random(masked: MaskedModel, generator: torch.Generator) -> None:
+    """A random cell of every submodule: the largest of one to six draws, so that networks of all sizes come up."""
+    draws = int(torch.randint(1, 7, (), generator=generator))
+    for mask in masked.masks.values():
+        decide(mask, *(int(torch.randint(size, (draws,), generator=generator).max()) for size in mask.live.shape))
+
+
+def decide(mask: BiMask, row: int, column: int) -> None:
+    mask.live.zero_()
+    mask.live[row, column] = True
 
 
 def shape_of_live(masked: MaskedModel, shape: Any) -> Any:
@@ -171,7 +200,7 @@ def summarise(folder: Path) -> None:
     write_json(folder / "results.json", rows)
     lines = ["| budget | method | MACs | top-1 | top-5 | runs |", "|---|---|---|---|---|---|"]
     for budget in sorted({row["budget"] for row in rows}):
-        for method in METHODS:
+        for method in dict.fromkeys((*METHODS, *VARIANTS)):
             mine = [row for row in rows if (row["budget"], row["method"]) == (budget, method)]
             if mine:
                 macs, top1, top5 = ([row[key] for row in mine] for key in ("macs", "top1", "top5"))

@@ -174,6 +174,9 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
     assert make_budget(shape, SearchSpace(), smallest, None).limit == smallest
     with pytest.raises(ValueError, match="exactly one"):
         make_budget(shape, SearchSpace(), 0.5, 0.5)
+    for limit in (1.0, 1e12):
+        with pytest.raises(ValueError, match="is no limit: the original has"):
+            make_budget(shape, SearchSpace(), limit, None)
     with pytest.raises(ValueError, match="must be positive"):
         make_budget(shape, SearchSpace(), -1.0, None)
 

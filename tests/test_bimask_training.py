@@ -1,6 +1,7 @@
 """The bi-mask search as a whole: it keeps its budget, loses no work, and fails with a reason."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,27 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
     folder = tmp_path_factory.mktemp("whole")
     found, report = search(folder)
     return folder, found.state_dict(), report
+
+
+def test_resumed_after_its_last_step_a_search_gives_the_same_model(uninterrupted: Any, tmp_path: Path) -> None:
+    """Nothing is left to run, but lambda must be that of the last step when the masks are folded in."""
+    whole, weights, report = uninterrupted
+    shutil.copytree(whole, tmp_path / "again")
+    found, resumed = search(tmp_path / "again")
+    assert resumed == report
+    for name, value in found.state_dict().items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
+
+
+def test_all_decided_and_too_large_is_cut_at_once(tmp_path: Path) -> None:
+    """The released budget weight lets everything be decided above the budget; waiting could not change that."""
+    args = search_arguments(max_macs=0.25, budget_weight=0.0, search_steps=29, prune_steps=1, save_steps=0)
+    args.alpha_learning_rate = 1.0
+    _, report = search(tmp_path, args)
+    live = [line["macs_live"] for line in lines(tmp_path / "log.jsonl")]
+    within = next(i for i, share in enumerate(live) if share <= 0.25)
+    assert report["enforced"]
+    assert within < 25
 
 
 # Step 18 lies between two checkpoints, after several cuts; step 27 after the search.

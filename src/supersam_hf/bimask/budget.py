@@ -54,6 +54,11 @@ def make_budget(shape: ViTShape, space: SearchSpace, max_macs: float | None, max
         raise ValueError(f"`search.max_{kind}` must be positive, got {limit}.")
     budget = SearchBudget(kind, 0, SearchBudget(kind, 0, 0).cost(shape))
     budget = replace(budget, limit=int(limit * budget.original if limit <= 1 else limit))
+    if budget.limit >= budget.original:
+        raise ValueError(
+            f"`search.max_{kind}` of {limit:g} is no limit: the original has {budget.original:,}. Lower it (a number "
+            "below 1 is a fraction of the original)."
+        )
     smallest = budget.cost(smallest_shape(shape, space))
     if smallest > budget.limit:
         raise ValueError(

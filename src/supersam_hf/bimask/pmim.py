@@ -52,12 +52,14 @@ def local_normalised(pixel_values: torch.Tensor, window: int = 47, eps: float = 
     """
     if window < 3 or window % 2 == 0:
         raise ValueError(f"`window` must be odd and at least 3, got {window}.")
-    pixels = pixel_values.double()
+    # Apple's GPUs have no float64
+    device = torch.device("cpu") if pixel_values.device.type == "mps" else pixel_values.device
+    pixels = pixel_values.to(device, torch.float64)
     (top, bottom), (left, right) = (_spans(size, window, pixels.device) for size in pixels.shape[-2:])
     count = (bottom - top)[:, None] * (right - left)  # (height, width)
     mean = _box_sum(pixels, window) / count
     variance = (_box_sum(pixels.square(), window) - count * mean.square()) / (count - 1)
-    return ((pixels - mean) / (variance.clamp(min=0) + eps).sqrt()).float()
+    return ((pixels - mean) / (variance.clamp(min=0) + eps).sqrt()).to(pixel_values.device, torch.float32)
 
 
 def sample_mask(batch: int, num_patches: int, ratio: float, generator: torch.Generator) -> torch.Tensor:

@@ -12,24 +12,36 @@ CROP_RATIOS = (3 / 4, 4 / 3)
 # Random erasing as DeiT takes it from timm: share of the area and ratio of the sides of the rectangle.
 ERASED_SHARE = (0.02, 1 / 3)
 ERASED_RATIOS = (0.3, 1 / 0.3)
-# kornia's operations with DeiT's ranges of translation and shear (in 180 degrees: kornia's own go up to 54 degrees).
-RAND_AUGMENT_POLICY: list[list[tuple[str, float, float | None]]] = [
+# kornia's operations whose ranges fit, with DeiT's translation and shear (in 180 degrees: kornia's own go up to 54).
+SHARED_OPERATIONS: list[list[tuple[str, float, float | None]]] = [
     [("auto_contrast", 0, 1)],
     [("equalize", 0, 1)],
     [("invert", 0, 1)],
     [("rotate", -30.0, 30.0)],
     [("posterize", 4.0, 8.0)],
-    [("solarize", 0.0, 1.0)],
     [("solarize_add", 0.0, 0.43)],
-    [("color", 0.1, 1.9)],
-    [("contrast", 0.1, 1.9)],
-    [("brightness", 0.1, 1.9)],
-    [("sharpness", 0.1, 1.9)],
     [("shear_x", -0.093, 0.093)],
     [("shear_y", -0.093, 0.093)],
     [("translate_x", -0.45, 0.45)],
     [("translate_y", -0.45, 0.45)],
 ]
+
+
+def rand_augment_policy(magnitude: int) -> list[list[tuple[str, float, float | None]]]:
+    """The operations of RandAugment for kornia, at a magnitude of 1 to 9.
+
+    kornia's solarize gets weaker with the magnitude, and its colour operations know one direction only; here, as in
+    DeiT's "inc1", all get stronger and colours go both ways (as two operations each). kornia adds to the brightness
+    where PIL multiplies: half the amount.
+    """
+
+    def fixed(name: str, value: float) -> list[tuple[str, float, float | None]]:
+        return [(name, value - 1e-3, value + 1e-3)]  # kornia interpolates between two
+
+    amount = 0.9 * magnitude / 10
+    enhanced = [(name, amount) for name in ("color", "contrast", "sharpness")] + [("brightness", amount / 2)]
+    both = [fixed(name, 1 + sign * change) for name, change in enhanced for sign in (1, -1)]
+    return [*SHARED_OPERATIONS, fixed("solarize", 1 - magnitude / 10), *both]
 
 
 def random_resized_crop(
@@ -101,7 +113,11 @@ class ColorAugmentation:
         if args.rand_augment:
             # kornia counts magnitudes in thirtieths.
             magnitude = 3 * args.rand_augment_magnitude
-            self.operations.append(RandAugment(args.rand_augment_num_ops, magnitude, policy=RAND_AUGMENT_POLICY))
+            self.operations.append(
+                RandAugment(
+                    args.rand_augment_num_ops, magnitude, policy=rand_augment_policy(args.rand_augment_magnitude)
+                )
+            )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """The changed image, RGB and of the same size."""

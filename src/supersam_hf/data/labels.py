@@ -17,8 +17,8 @@ def match_labels(
 ) -> list[int]:
     """For each class of a dataset the label of the checkpoint that means the same.
 
-    Names agree if they are the same, or share one of their synonyms ("tench" and "tench, Tinca tinca"), in upper or
-    lower case.
+    Names agree if they are the same (which decides), or share one of their synonyms ("tench" and "tench, Tinca
+    tinca"), in upper or lower case.
 
     Args:
         dataset_names (`Sequence[str]`): Names of the dataset's classes in the order of their labels.
@@ -44,7 +44,9 @@ def match_labels(
             )
         return list(range(len(checkpoint_names)))
     # The same list of names needs no matching, and may then hold a name twice.
-    if mapping is None and _folded(dataset_names) == _folded(checkpoint_names):
+    folded = _folded(checkpoint_names)
+    alike = _folded(dataset_names) == folded and len(set(folded)) == len(set(checkpoint_names))
+    if mapping is None and alike:
         return list(range(len(checkpoint_names)))
     targets = _read_mapping(mapping, len(checkpoint_names))
     wanted = [targets.get(name, name) for name in dataset_names]
@@ -72,6 +74,9 @@ def _find(name: str, target: "str | int", checkpoint_names: Sequence[str], wante
                 f"{len(checkpoint_names) - 1}."
             )
         return target
+    identical = [i for i, other in enumerate(checkpoint_names) if other == target]
+    if len(identical) == 1:  # "Cardigan" is a dog, "cardigan" a garment
+        return identical[0]
     found = [i for i, other in enumerate(checkpoint_names) if _synonyms(other) & _synonyms(target)]
     # "maillot" is not "maillot, tank suit" where that is a class of its own.
     others = wanted - {target.casefold()}

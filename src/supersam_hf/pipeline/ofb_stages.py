@@ -1,6 +1,7 @@
 """One function a stage of OFB. Each reads what earlier stages left in the run's folder and leaves its own output."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -48,11 +49,14 @@ def search(run: OfbRun) -> None:
         evaluate=_accuracy(run, args),
         teacher=_teacher(run, args.teacher),
     )
+    run.write_model("searched", model, run.processor)
     if run.state.is_main_process:
+        # What an earlier search left is no longer this run's.
+        for name in ("subnet", "finetuned", "finetune"):
+            shutil.rmtree(run.folder / name, ignore_errors=True)
         write_json(run.folder / "search.json", report)
         _plot_search(run, report)
         print(_told(report), f"see {run.folder}/search.json")
-    run.write_model("searched", model, run.processor)
 
 
 def extract(run: OfbRun) -> None:

@@ -248,13 +248,11 @@ def _width(architecture: Architecture, name: str) -> int:
 
 def _draw_scores(axes: Axes, history: Sequence[Line], name: str, key: str, norm: Normalize) -> None:
     for line in history:
-        # A submodule that is decided leaves the history.
-        if name in line["submodules"]:
-            # of heads and channels the bi-mask has another order than the importance
-            values = sorted(line["submodules"][name][key], reverse=True)
-            # The history keeps at most so many values a submodule: they stand evenly over its units.
-            units = np.linspace(0, _width(line["architecture"], name) - 1, len(values))
-            axes.plot(units, values, color=TIME(norm(line["step"])), linewidth=1.2)
+        # of heads and channels the bi-mask has another order than the importance
+        values = sorted(line["submodules"][name][key], reverse=True)
+        # The history keeps at most so many values a submodule: they stand evenly over its units.
+        units = np.linspace(0, _width(line["architecture"], name) - 1, len(values))
+        axes.plot(units, values, color=TIME(norm(line["step"])), linewidth=1.2)
     axes.set_xlim(left=0)
     axes.set_ylim(-0.03, 1.03)
 

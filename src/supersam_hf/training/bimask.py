@@ -20,13 +20,13 @@ from ..bimask.prune import cut_to_live, resize
 from ..bimask.schedules import linear
 from ..bimask.space import SearchSpace
 from ..elastic.vit_cost import ViTShape, count_macs, count_parameters
+from ..files import fingerprint
 from ..models.ofb_vit import OfbViTForImageClassification
 from .bimask_arguments import BiMaskArguments
 from .classify import check_labels, classification_loss, mix_batch, seed_step
 from .drop_path import DropPath
-from .engine import Engine
+from .engine import Engine, data_context
 from .layer_decay import layer_decay_groups
-from .sandwich import data_context
 
 
 def train_bimask(
@@ -63,7 +63,9 @@ def train_bimask(
         raise ValueError(f"`search.loss.distillation` is {args.loss.distillation!r}: it goes with a teacher.")
     search = BiMaskSearch(model, space, args, Path(output_dir), teacher)
     drop_path = DropPath(model, args.drop_path_rate)
-    context = {"space": vars(space), "data": data_context(loader)}
+    context: dict[str, Any] = {"space": vars(space), "data": data_context(loader)}
+    if teacher is not None:
+        context["teacher"] = fingerprint(teacher)
     groups = search.parameter_groups()
     engine = Engine(search.masked, loader, args, output_dir, context, parameters=groups, shape=search)
     if teacher is not None:
@@ -125,9 +127,13 @@ class BiMaskSearch:
 
     def begin(self, engine: Engine) -> None:
         """Before the first step, of the run or of its continuation."""
-        self.history.forget_after(engine.global_step)
-        if engine.global_step == 0 and engine.accelerator.is_main_process:
-            self._record(engine, [])
+        # lambda of the last step that was done: there may be no other
+        self._schedules(max(0, engine.global_step - 1))
+        if engine.accelerator.is_main_process:
+            self.history.forget_after(engine.global_step)
+            if engine.global_step == 0:
+                self._record(engine, [])
+        engine.accelerator.wait_for_everyone()
 
     def step(self, engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         """One optimiser step on a group of micro-batches, and the pruning that is due after it."""
@@ -223,7 +229,8 @@ class BiMaskSearch:
         dropped = [mask.drop_cells(args.eta) for mask in self.masked.masks.values() if not mask.decided]
         changed = cut_to_live(self.masked, engine.optimizer.optimizer) if any(dropped) else []
         self.over = self.decided_by_search = self.masked.decided and self._holds()
-        if done >= last and not self.over:
+        # All decided and still too large: no step could change that, only the rule.
+        if not self.over and (self.masked.decided or done >= last):
             changed += self._finish(engine)
         if changed:
             engine.prepare_again()
@@ -231,8 +238,8 @@ class BiMaskSearch:
             self._record(engine, changed, done)
 
     def _finish(self, engine: Engine) -> list[str]:
-        """The search's last step has come, and something is undecided or too large: cells with the least bi-mask per
-        MAC leave until the budget holds; what then is undecided keeps the size that it has."""
+        """Where the search leaves something undecided or too large: cells with the least bi-mask per MAC leave until
+        the budget holds; what then is undecided keeps the size that it has."""
         optimizer = engine.optimizer.optimizer
         self.enforced = enforce(self.masked, self.options, self.budget, optimizer)
         for mask in self.masked.masks.values():

@@ -202,7 +202,7 @@ class Engine:
         for batches in self.batches():
             self.model.train()
             logs = step(self, batches)
-            check_finite(logs, self.global_step + 1, checkpoints(self.output_dir))
+            self._check_finite(logs)
             images += sum(len(batch["pixel_values"]) for batch in batches) * accelerator.num_processes
             logs["learning_rate"] = self.optimizer.param_groups[0]["lr"]
             self.scheduler.step()
@@ -222,6 +222,12 @@ class Engine:
         # Not accelerator.end_training(): it would end the process group, which later stages of a run need.
         for tracker in accelerator.trackers:
             tracker.finish()
+
+    def _check_finite(self, logs: dict[str, float]) -> None:
+        names = [name for name in logs if name.startswith("loss")]
+        if "grad_norm" in logs and self.accelerator.scaler is None:  # in fp16 such steps are skipped
+            names.append("grad_norm")
+        check_finite({name: logs[name] for name in names}, self.global_step + 1, checkpoints(self.output_dir))
 
     def optimizer_step(self) -> float | None:
         """Clips each group, steps and clears the gradients; returns the largest group norm where they were clipped."""
@@ -252,6 +258,9 @@ class Engine:
 
     def save_checkpoint(self) -> None:
         """Writes `checkpoint-<step>`: aside first, then renamed, so that a killed run never leaves half of one."""
+        # A finite loss may have had a NaN gradient: such weights must not take a good checkpoint's place.
+        broken = [name for name, p in self.unwrapped.named_parameters() if not p.isfinite().all()]
+        check_finite(dict.fromkeys(broken, math.nan), self.global_step, checkpoints(self.output_dir))
         folder = self.output_dir / f"checkpoint-{self.global_step:08d}"
         aside = folder.with_suffix(".tmp")
         if self.accelerator.is_main_process:
@@ -307,18 +316,25 @@ class Engine:
         return values | processes | self.context
 
 
+def data_context(loader: DataLoader) -> dict[str, Any]:
+    """What decides the samples of a loader whose dataset has `args`: for the context of an engine."""
+    dataset: Any = loader.dataset
+    how_fast = ("num_workers", "eval_batch_size")
+    return {key: value for key, value in asdict(dataset.args).items() if key not in how_fast}
+
+
 class LaunchError(RuntimeError):
     """The launcher and Accelerate disagree about the number of processes."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss term became NaN or infinite."""
+    """A loss term or the gradient norm became NaN or infinite."""
 
 
 def check_finite(logs: dict[str, float], step: int, saved: list[Path]) -> None:
-    """Raises [`NonFiniteLossError`] naming step and term, if a term that is called `loss...` is not finite."""
+    """Raises [`NonFiniteLossError`] naming step and term, if any of these is not finite."""
     for name, value in logs.items():
-        if name.startswith("loss") and not math.isfinite(value):
+        if not math.isfinite(value):
             kept = f"The last good checkpoint is {saved[-1]}." if saved else "There is no checkpoint yet."
             raise NonFiniteLossError(
                 f"`{name}` is {value} at step {step}. {kept} Lower the learning rate, set `max_grad_norm`, or use "

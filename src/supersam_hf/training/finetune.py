@@ -16,10 +16,10 @@ from ..models.supersam import SuperSamModel
 from .classify import ClassificationLossArguments, MixArguments, check_labels, classifier_step
 from .drop_path import DropPath
 from .ema import Ema
-from .engine import Engine, EngineArguments
+from .engine import Engine, EngineArguments, data_context
 from .layer_decay import layer_decay_groups
 from .losses import LossArguments
-from .sandwich import SandwichArguments, data_context, freeze_prompt_encoder, sandwich_step
+from .sandwich import SandwichArguments, freeze_prompt_encoder, sandwich_step
 
 
 Evaluate = Callable[[Engine], dict[str, float]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from ..elastic.reorder import reorder
 from ..evaluation import PROMPTS
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
-from .engine import Engine, EngineArguments
+from .engine import Engine, EngineArguments, data_context
 from .losses import LossArguments, mask_loss
 
 
@@ -83,13 +83,6 @@ def predict(model: torch.nn.Module, batch: dict[str, torch.Tensor], subnet: Subn
     """Single masks (mask token 0) for the batch's prompts: `pred_masks` of shape (batch, prompts, 1, side, side)."""
     prompts = {name: batch[name] for name in PROMPTS if name in batch}
     return model(pixel_values=batch["pixel_values"], multimask_output=False, subnet=subnet, **prompts)
-
-
-def data_context(loader: DataLoader) -> dict[str, Any]:
-    """What decides the samples of a `PromptDataset`'s loader."""
-    dataset: Any = loader.dataset
-    how_fast = ("num_workers", "eval_batch_size")
-    return {key: value for key, value in asdict(dataset.args).items() if key not in how_fast}
 
 
 def freeze_prompt_encoder(model: SuperSamModel) -> None:
