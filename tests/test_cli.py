@@ -91,6 +91,8 @@ def test_presets_and_steps_reach_the_search() -> None:
     start = ["--model.name", "some/vit", "--search.max_macs", "0.5"]
     released = ofb_recipe_of("search", *start, "--search.preset", "official", "--search.max_steps", "40").search
     paper = ofb_recipe_of("search", *start).search
+    spaces = [ofb_recipe_of("search", *start, "--search.preset", name).space.heads for name in ("paper", "official")]
+    assert spaces == [[1, None, 2], [2, None, 2]]
     assert (paper.lambda_start, paper.lambda_end, paper.squared_budget, paper.search_steps) == (1.0, 0.0, False, 500)
     assert (released.lambda_start, released.lambda_end, released.squared_budget) == (0.99, 0.10, True)
     assert released.search_steps == 20

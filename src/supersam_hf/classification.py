@@ -50,7 +50,8 @@ def evaluate_classifier(
         ValueError: If the model has other labels than the dataset, or there is no image.
     """
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    _check_labels(model, loader)
+    if isinstance(loader.dataset, ImageDataset):
+        check_labels(model, loader)
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
@@ -84,13 +85,12 @@ def _batch_sums(model: Any, batch: Mapping[str, torch.Tensor], accelerator: Acce
     return sums.cpu().double()
 
 
-def _check_labels(model: Any, loader: DataLoader) -> None:
-    if not isinstance(loader.dataset, ImageDataset):
-        return
-    num_classes = len(loader.dataset.label_names)
-    if num_classes != model.config.num_labels:
+def check_labels(model: Any, loader: DataLoader) -> None:
+    """Raises `ValueError` where model and dataset have different numbers of labels."""
+    dataset: Any = loader.dataset
+    if len(dataset.label_names) != model.config.num_labels:
         raise ValueError(
-            f"The model has {model.config.num_labels} labels and the dataset {num_classes} classes; keep the labels "
-            "of the dataset's classes (`data.match_labels`, `select_labels`) or take a new head "
-            "(`reset_classifier`)."
+            f"The model has {model.config.num_labels} labels and the data {len(dataset.label_names)}: take the data's "
+            "labels with `model.select_labels(indices)` (see `data.match_labels`), or a new head with "
+            "`model.reset_classifier(names)`."
         )

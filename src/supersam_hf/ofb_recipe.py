@@ -71,6 +71,7 @@ class OfbRecipe(RunRecipe):
     data: ImageClassificationArguments = field(default_factory=ImageClassificationArguments)
     pretrain: PretrainClassifierArguments = field(default_factory=PretrainClassifierArguments)
     space: SearchSpace = field(default_factory=SearchSpace)
+    """With `search.preset: official`, a section that says nothing stands for the released space."""
     search: BiMaskArguments = field(default_factory=BiMaskArguments)
     finetune: ClassifierFinetuneArguments = field(default_factory=ClassifierFinetuneArguments)
     evaluate: EvaluateClassifierArguments = field(default_factory=EvaluateClassifierArguments)
@@ -84,6 +85,8 @@ class OfbRecipe(RunRecipe):
             )
         if self.model.new_labels and self.pretrain.enabled:
             raise ValueError("`model.new_labels` is for checkpoints; with `pretrain.enabled` the head is new anyway.")
+        if self.search.preset == "official" and self.space == SearchSpace():
+            self.space = SearchSpace.official()
         if self.holdout_images < 0:
             raise ValueError(f"`holdout_images` must be 0 or more, got {self.holdout_images}.")
 

@@ -19,11 +19,12 @@ from ..bimask.pmim import local_normalised, reconstruction_loss, sample_mask
 from ..bimask.prune import cut_to_live, resize
 from ..bimask.schedules import linear
 from ..bimask.space import SearchSpace
+from ..classification import check_labels
 from ..elastic.vit_cost import ViTShape, count_macs, count_parameters
 from ..files import fingerprint
 from ..models.ofb_vit import OfbViTForImageClassification
 from .bimask_arguments import BiMaskArguments
-from .classify import check_labels, classification_loss, mix_batch, seed_step
+from .classify import classification_loss, mix_batch, seed_step
 from .drop_path import DropPath
 from .engine import Engine, data_context
 from .layer_decay import layer_decay_groups

@@ -37,8 +37,8 @@ class BiMaskArguments(EngineArguments):
     """Bi-mask search: weights, importance scores and architecture parameters learned at once."""
 
     preset: Literal["paper", "official"] = "paper"
-    """What the nulls below stand for where paper and released code differ. The released search space is another too:
-    space.heads [2, null, 2], space.embedding_max_step 12."""
+    """What the nulls below stand for where paper and released code differ; in a recipe also what an empty `space` is
+    (released: heads [2, null, 2], embedding_max_step 12; Table 1 for both: give embedding_max_step 10000)."""
     max_macs: float | None = None
     """Budget in multiply-accumulates an image; up to 1: a fraction of the original's."""
     max_params: float | None = None

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
 
 from .engine import Engine
 
@@ -16,7 +15,6 @@ from .engine import Engine
 __all__ = [
     "ClassificationLossArguments",
     "MixArguments",
-    "check_labels",
     "classification_loss",
     "classifier_step",
     "mix_batch",
@@ -187,13 +185,3 @@ def _imitated(engine: Engine, teacher: torch.nn.Module | None, images: torch.Ten
         return None
     with engine.accelerator.autocast():
         return teacher(pixel_values=images).logits
-
-
-def check_labels(model: Any, loader: DataLoader) -> None:
-    """Raises `ValueError` where model and dataset have different numbers of labels."""
-    dataset: Any = loader.dataset
-    if len(dataset.label_names) != model.config.num_labels:
-        raise ValueError(
-            f"The model has {model.config.num_labels} labels and the data {len(dataset.label_names)}: take the data's "
-            "labels with `model.select_labels(indices)`, or a new head with `model.reset_classifier(names)`."
-        )

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
+from ..classification import check_labels
 from ..files import fingerprint
 from ..models.supersam import SuperSamModel
-from .classify import ClassificationLossArguments, MixArguments, check_labels, classifier_step
+from .classify import ClassificationLossArguments, MixArguments, classifier_step
 from .drop_path import DropPath
 from .ema import Ema
 from .engine import Engine, EngineArguments, data_context
