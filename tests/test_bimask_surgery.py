@@ -144,26 +144,36 @@ def test_resize_takes_the_sizes_of_a_cut(images: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("fraction", [0.3, 0.5, 0.9])
 @pytest.mark.parametrize("kind", ["macs", "params"])
-@pytest.mark.parametrize("decided", [False, True])
-def test_the_budget_rule_holds_and_says_what_it_took(fraction: float, kind: str, decided: bool) -> None:
+@pytest.mark.parametrize("decided", [False, True, "sparse"])
+def test_the_budget_rule_holds_and_says_what_it_took(fraction: float, kind: str, decided: bool | str) -> None:
     masked = masked_vit()
     space, original = SearchSpace(), physical_shape(masked.model)
     limits = {"max_macs": None, "max_params": None, f"max_{kind}": fraction}
     budget = make_budget(original, space, **limits)
     options = {name: (list(mask.group_sizes), list(mask.unit_sizes)) for name, mask in masked.masks.items()}
-    if decided:
-        for mask in masked.masks.values():
-            mask.settle()
+    for mask in masked.masks.values() if decided else ():
+        mask.settle()
+        mask.live[-1, 0] = decided == "sparse"  # far below the largest, all between is dead
     removed = enforce(masked, options, budget)
     count = count_macs if kind == "macs" else count_parameters
     found = physical_shape(masked.model)
     assert count(found) <= fraction * count(original)
     assert sum(removal["saved"] for removal in removed) == count(original) - count(found)
     assert removed
+    # no more than asked for: without the last removal the budget would not hold
+    assert count(found) + removed[-1]["saved"] > fraction * count(original)
     for name, mask in masked.masks.items():
         assert mask.groups in options[name][0]
         assert mask.units in options[name][1]
         assert mask.live_sizes() == (mask.groups, mask.units)
+        assert mask.group_sizes == sorted(set(mask.group_sizes))
+        assert mask.unit_sizes == sorted(set(mask.unit_sizes))
+    if decided == "sparse":  # and the steps were those of the options, not from one live cell to the next
+        steps = [
+            options[r["submodule"]][1].index(r["from"][1]) - options[r["submodule"]][1].index(r["to"][1])
+            for r in removed
+        ]
+        assert max(steps) == 1
 
 
 def test_a_budget_that_cannot_be_met_says_what_can() -> None:

@@ -87,8 +87,7 @@ def enforce(
     once for every place where it multiplies (an embedding's at every write to the residual stream).
 
     Args:
-        options (`dict`): The option lists with which the search began, (group sizes, unit sizes) by submodule: a
-            submodule that is decided but still too large goes on downwards there.
+        options (`dict`): The option lists with which the search began, (group sizes, unit sizes) by submodule.
         optimizer (`torch.optim.Optimizer`, *optional*): Its moments are cut too.
 
     Returns:
@@ -109,20 +108,13 @@ def enforce(
 
 
 def _next_smaller(masked: MaskedModel, name: str, options: tuple[list[int], list[int]]) -> list[Removal]:
-    """One option fewer groups, or one option fewer units."""
+    """One option fewer groups, or one option fewer units; also options that had died, since a step over several of
+    them would cut more than the budget asks for."""
     mask = masked.masks[name]
-    live_groups = [size for size, live in zip(mask.group_sizes, mask.live.any(1).tolist()) if live]
-    live_units = [size for size, live in zip(mask.unit_sizes, mask.live.any(0).tolist()) if live]
-    groups = _below(mask.groups, live_groups, options[0])
-    units = _below(mask.units, live_units, options[1])
-    found = [] if groups is None else [Removal(name, groups, mask.units)]
-    return found if units is None else [*found, Removal(name, mask.groups, units)]
-
-
-def _below(now: int, live: list[int], options: list[int]) -> int | None:
-    """The next smaller size: one that is live, else any that there was."""
-    smaller = [size for size in live if size < now] or [size for size in options if size < now]
-    return smaller[-1] if smaller else None
+    groups = [size for size in options[0] if size < mask.groups]
+    units = [size for size in options[1] if size < mask.units]
+    found = [Removal(name, groups[-1], mask.units)] if groups else []
+    return [*found, Removal(name, mask.groups, units[-1])] if units else found
 
 
 @torch.no_grad()
@@ -153,19 +145,19 @@ def _with(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
 
 @torch.no_grad()
 def _reach(mask: BiMask, removal: Removal) -> None:
-    """Leaves the mask no cell larger than the removal's."""
+    """Leaves the mask no cell larger than the removal's; its own cells come back in place of dead ones, with what the
+    next larger ones had."""
     for dim, sizes, size in ((0, mask.group_sizes, removal.groups), (1, mask.unit_sizes, removal.units)):
         live = mask.live if dim == 0 else mask.live.T  # views
         alpha = mask.alpha if dim == 0 else mask.alpha.T
-        fits = [i for i, option in enumerate(sizes) if option <= size and bool(live[i].any())]
         top = len(sizes) - 1
-        if fits:
-            live[fits[-1] + 1 :] = False
-        elif size in sizes:  # a cell that had died comes back in place of the one that was too large
-            live[sizes.index(size)], alpha[sizes.index(size)] = live[top].clone(), alpha[top].clone()
-            live[sizes.index(size) + 1 :] = False
-        else:
+        if size not in sizes:
             sizes[top] = size
+        elif size < sizes[top]:
+            index = sizes.index(size)
+            if not live[index].any():
+                live[index], alpha[index] = live[top].clone(), alpha[top].clone()
+            live[index + 1 :] = False
 
 
 __all__ = ["SearchBudget", "enforce", "make_budget"]
