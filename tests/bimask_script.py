@@ -1,6 +1,6 @@
 """A bi-mask search for tests, and in processes of its own where it is killed or spread over two.
 
-usage: bimask_script.py OUTPUT_DIR [KILL_AFTER_STEP]
+usage: bimask_script.py OUTPUT_DIR [KILL_AFTER_STEP | bf16]
 """
 
 import os
@@ -50,6 +50,8 @@ def search(
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    found, report = search(folder, kill_after=int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    option = sys.argv[2] if len(sys.argv) > 2 else ""
+    arguments = search_arguments(mixed_precision="bf16") if option == "bf16" else None
+    found, report = search(folder, arguments, kill_after=int(option) if option.isdigit() else None)
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(found.state_dict(), folder / "found.pt")

@@ -1,6 +1,7 @@
 """The bi-mask search as a whole: it keeps its budget, loses no work, and fails with a reason."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -139,9 +140,20 @@ def test_killed_and_resumed_is_the_same_search(kill_after: int, uninterrupted: A
         assert without_times(tmp_path / file) == without_times(whole / file)
 
 
+def test_a_search_in_bf16_stays_finite(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path, "bf16"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = lines(tmp_path / "log.jsonl")
+    assert len(log) == 30
+    assert all(math.isfinite(value) for line in log for value in line.values())
+    assert log[-1]["macs_live"] <= 0.5
+    weights = torch.load(tmp_path / "found.pt")
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in weights.values())
+
+
 def test_two_processes_make_the_same_cuts(tmp_path: Path) -> None:
     """Cuts on all ranks at once: the ranks end equal, with one report and a model that keeps the budget."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29577"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
     done = subprocess.run([*command, str(SCRIPT), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     history = lines(tmp_path / "history.jsonl")
