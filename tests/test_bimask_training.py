@@ -18,7 +18,7 @@ from supersam_hf.bimask.space import SearchSpace
 from supersam_hf.data import build_loader
 from supersam_hf.elastic.vit_cost import count_macs, count_parameters
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
-from supersam_hf.training.bimask import BiMaskSearch, train_bimask
+from supersam_hf.training.bimask import new_search, train_bimask
 from supersam_hf.training.bimask_arguments import BiMaskArguments
 from supersam_hf.training.classify import ClassificationLossArguments
 from supersam_hf.training.engine import NonFiniteLossError, checkpoints
@@ -154,7 +154,8 @@ def test_a_search_in_bf16_stays_finite(tmp_path: Path) -> None:
 def test_two_processes_make_the_same_cuts(tmp_path: Path) -> None:
     """Cuts on all ranks at once: the ranks end equal, with one report and a model that keeps the budget."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    done = subprocess.run([*command, str(SCRIPT), str(tmp_path)], capture_output=True, text=True)
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(SCRIPT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     history = lines(tmp_path / "history.jsonl")
     assert [line["step"] for line in history] == sorted({line["step"] for line in history})
@@ -164,7 +165,7 @@ def test_two_processes_make_the_same_cuts(tmp_path: Path) -> None:
 
 
 def test_g_of_v_at_the_start_is_that_of_the_probabilities(tmp_path: Path) -> None:
-    searching = BiMaskSearch(tiny_vit(), SearchSpace(), search_arguments(), tmp_path)
+    searching = new_search(tiny_vit(), SearchSpace(), search_arguments(), tmp_path)
     for mask in searching.masked.masks.values():
         mask.alpha.data.fill_(-50)
         mask.alpha.data[-1, -1] = 50
@@ -178,9 +179,10 @@ def test_the_pretrained_function_survives_the_first_step(tmp_path: Path) -> None
     expected = tiny_vit().eval()(images).logits
     distance = {}
     for preset in ("paper", "official"):
-        searching = BiMaskSearch(tiny_vit(), SearchSpace(), search_arguments(preset=preset), tmp_path)
+        args = search_arguments(preset=preset)
+        searching = new_search(tiny_vit(), SearchSpace(), args, tmp_path)
         masked = searching.masked.eval()
-        masked.lam = float(searching.args.lambda_start or 0)
+        masked.lam = float(args.lambda_start or 0)
         distance[preset] = float((masked(images).logits - expected).detach().norm() / expected.detach().norm())
     assert distance["paper"] < 0.2
     assert distance["paper"] < distance["official"] / 2
