@@ -437,7 +437,7 @@ def test_five_labels_have_no_top_5() -> None:
     data = table([picture(rng) for _ in range(6)], [0, 1, 2, 3, 4, 0], num_classes=5)
     dataset = ImageDataset(data, processor(), arguments(), training=False)
     assert evaluate_classifier(tiny_vit(5), build_loader(dataset, 4)).top5 is None
-    with pytest.raises(ValueError, match="7 labels and the dataset 5 classes"):
+    with pytest.raises(ValueError, match="7 labels and the data 5"):
         evaluate_classifier(tiny_vit(7), build_loader(dataset, 4))
 
 

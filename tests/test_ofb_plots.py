@@ -80,11 +80,6 @@ def test_later_bimasks_are_lighter(drawn: list[Figure], history: Path, tmp_path:
     assert light[0] < light[1]
 
 
-def test_a_submodule_that_left_the_history_keeps_its_lines(drawn: list[Figure], history: Path, tmp_path: Path) -> None:
-    plots.plot_bimask(history, tmp_path / "a.png", submodules=["embedding"])
-    assert [line.get_xdata()[-1] for line in drawn[0].axes[0].get_lines()] == [31]
-
-
 @pytest.mark.parametrize("submodules", [["mlp.7"], []])
 def test_unknown_submodules_are_refused(history: Path, tmp_path: Path, submodules: list[str]) -> None:
     with pytest.raises(ValueError, match="`submodules` must name some of"):
