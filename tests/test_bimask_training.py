@@ -15,13 +15,14 @@ from classify_script import LABELS, Stripes, StripesArguments, stripes, tiny_vit
 
 from supersam_hf.bimask.cost import full_cost, physical_shape, soft_cost
 from supersam_hf.bimask.space import SearchSpace
+from supersam_hf.classification import evaluate_classifier
 from supersam_hf.data import build_loader
 from supersam_hf.elastic.vit_cost import count_macs, count_parameters
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
 from supersam_hf.training.bimask import new_search, train_bimask
 from supersam_hf.training.bimask_arguments import BiMaskArguments
 from supersam_hf.training.classify import ClassificationLossArguments
-from supersam_hf.training.engine import NonFiniteLossError, checkpoints
+from supersam_hf.training.engine import Engine, NonFiniteLossError, checkpoints
 
 
 SCRIPT = Path(__file__).with_name("bimask_script.py")
@@ -138,6 +139,25 @@ def test_killed_and_resumed_is_the_same_search(kill_after: int, uninterrupted: A
         torch.testing.assert_close(value, weights[name], rtol=0, atol=0)
     for file in ("log.jsonl", "history.jsonl"):
         assert without_times(tmp_path / file) == without_times(whole / file)
+
+
+def test_a_search_is_evaluated_on_its_way(tmp_path: Path) -> None:
+    """The masked model stands in for the classifier; being looked at changes nothing."""
+    loader = build_loader(Stripes(12, StripesArguments(), training=False), 4)
+    results = []
+
+    def evaluate(engine: Engine) -> dict[str, float]:
+        results.append(evaluate_classifier(engine.unwrapped, loader, engine.accelerator).top1)
+        return {"top1": results[-1]}
+
+    args = search_arguments(max_steps=9, search_steps=9, save_steps=0)
+    plain, _ = train_bimask(tiny_vit(), SearchSpace(), stripes(), args, tmp_path / "plain")
+    args.eval_steps = 3
+    watched, _ = train_bimask(tiny_vit(), SearchSpace(), stripes(), args, tmp_path / "watched", evaluate=evaluate)
+    assert len(results) == 3
+    assert [line["top1"] for line in lines(tmp_path / "watched" / "log.jsonl") if "top1" in line] == results
+    for name, value in watched.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=0, atol=0)
 
 
 def test_a_search_in_bf16_stays_finite(tmp_path: Path) -> None:
