@@ -94,9 +94,8 @@ def enforce(
         `list[dict]`: What was removed, in order: `submodule`, `from` and `to` as [groups, units], `saved`.
     """
     done = []
-    while (cost := budget.cost(physical_shape(masked.model))) > budget.limit:
+    while (cost := budget.cost(shape := physical_shape(masked.model))) > budget.limit:
         candidates = [removal for name in masked.submodules for removal in _next_smaller(masked, name, options[name])]
-        shape = physical_shape(masked.model)
         best = min(candidates, key=lambda removal: _price(masked, removal, shape, budget))
         mask = masked.masks[best.name]
         before = [mask.groups, mask.units]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import DeiTConfig, ViTConfig
 
-from ..models.ofb_vit.configuration_ofb_vit import OfbViTConfig
+from ..models.ofb_vit.configuration_ofb_vit import OfbViTConfig, square_side
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class ViTShape:
         num_heads, head_dims, mlp_dims = _layer_widths(config)
         special_tokens, heads_out = _tokens_and_classifiers(config)
         return cls(
-            image_size=_side("image_size", config.image_size),
-            patch_size=_side("patch_size", config.patch_size),
+            image_size=square_side("image_size", config.image_size),
+            patch_size=square_side("patch_size", config.patch_size),
             num_channels=config.num_channels,
             hidden_size=config.hidden_size,
             num_heads=tuple(num_heads),
@@ -131,14 +131,6 @@ def _tokens_and_classifiers(config: ViTConfig | DeiTConfig) -> tuple[int, int]:
     if isinstance(config, DeiTConfig):
         return 2, 1 + ("DeiTForImageClassificationWithTeacher" in (config.architectures or []))
     return 1, 1
-
-
-def _side(name: str, size: int | list[int] | tuple[int, int]) -> int:
-    if isinstance(size, int):
-        return size
-    if len(set(size)) != 1:
-        raise ValueError(f"`{name}` must be square, got {list(size)}.")
-    return size[0]
 
 
 __all__ = ["ViTShape", "count_macs", "count_parameters"]

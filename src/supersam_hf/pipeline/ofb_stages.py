@@ -3,21 +3,18 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import write_json
-from ..measure import measure_model
 from ..models.ofb_vit import OfbViTForImageClassification
 from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
 from ..training.bimask import train_bimask
 from ..training.engine import Engine, checkpoints
 from ..training.finetune import finetune_classifier
 from ..training.pretrain_classifier import new_vit, pretrain_classifier
+from .measurement import write_measurement
 from .ofb_context import OfbRun
 
 
@@ -103,15 +100,7 @@ def finetune(run: OfbRun) -> None:
 def measure(run: OfbRun) -> None:
     """`measurement.json`: size, work, latency, throughput and peak memory of the furthest model of the run."""
     args, model = run.recipe.measure, run.newest("finetuned", "subnet", "searched")
-    measured = measure_model(
-        model,
-        batch_size=args.batch_size,
-        warmup=args.warmup,
-        repeats=args.repeats,
-        memory=torch.device(run.state.device).type != "mps",
-    )
-    write_json(run.folder / "measurement.json", asdict(measured))
-    print((run.folder / "measurement.json").read_text(), end="")
+    write_measurement(run, args, model)
 
 
 def _teacher(run: OfbRun, name: str | None) -> OfbViTForImageClassification | None:

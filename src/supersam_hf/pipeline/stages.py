@@ -1,8 +1,5 @@
 """One function a stage. Each reads what earlier stages left in the run's folder and leaves its own output there."""
 
-from dataclasses import asdict
-
-import torch
 from tqdm.auto import tqdm
 
 from ..elastic.cost import SamShape, count_macs, count_parameters
@@ -21,6 +18,7 @@ from ..training.engine import Engine
 from ..training.sandwich import train_sandwich
 from .context import Run
 from .journal import Journal
+from .measurement import write_measurement
 
 
 def pretrain(run: Run) -> None:
@@ -151,12 +149,4 @@ def measure(run: Run, subnet: str = "largest") -> None:
     model, args = run.supernet(), run.recipe.measure
     # An extracted subnet is measured as it is.
     extracted = model if model.config.subnet is not None else model.extract(run.subnet(subnet, run.space(model)))
-    measured = measure_model(
-        extracted,
-        batch_size=args.batch_size,
-        warmup=args.warmup,
-        repeats=args.repeats,
-        memory=torch.device(run.state.device).type != "mps",
-    )
-    write_json(run.folder / "measurement.json", asdict(measured))
-    print((run.folder / "measurement.json").read_text(), end="")
+    write_measurement(run, args, extracted)

@@ -59,8 +59,8 @@ class OfbViTConfig(ViTConfig):
     search: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.image_size = _side("image_size", self.image_size)
-        self.patch_size = _side("patch_size", self.patch_size)
+        self.image_size = square_side("image_size", self.image_size)
+        self.patch_size = square_side("patch_size", self.patch_size)
         if self.head_dim is None:
             self.head_dim = self._stock_head_dim()
         if self.query_pre_attn_scalar is None:
@@ -91,7 +91,7 @@ class OfbViTConfig(ViTConfig):
         return heads, [layer.head_dim for layer in layers], [layer.intermediate_size for layer in layers]
 
 
-def _side(name: str, size: int | list[int] | tuple[int, int]) -> int:
+def square_side(name: str, size: int | list[int] | tuple[int, int]) -> int:
     """One number for a square given as one or two."""
     if isinstance(size, int):
         return size
