@@ -14,6 +14,9 @@ VERBS = {
     "search": "find the best subnet under a budget (parameters, MACs, latency, quality)",
     "extract": "save a subnet as a standalone model",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
+    "adapt": "LoRA: specialise a supernet (elastic LoRA) or one subnet to a dataset, in a few MB",
+    "push": "publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card",
+    "prepare": "turn a raw dataset into canonical parquet, with its card; push it to the Hub",
     "convert": "turn an original SAM .pth checkpoint into a folder that from_pretrained loads",
 }
 OFB_VERBS = {

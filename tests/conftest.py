@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,6 +25,10 @@ from transformers import (
 
 from supersam_hf import SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
+
+
+if TYPE_CHECKING:
+    from hub_server import HubServer
 
 
 SHARED = Path(os.environ.get("SUPERSAM_HF_SHARED", Path(__file__).parents[1].parent / "shared"))
@@ -183,3 +190,60 @@ def shapes_loader() -> Callable[..., DataLoader]:
         return build_loader(dataset, batch_size, seed=args.seed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def supersam_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole SuperSAM run on generated shapes, a few steps a stage: copy it before changing it."""
+    from test_pipeline import argv
+
+    from supersam_hf_cli import main
+
+    folder = tmp_path_factory.mktemp("supersam_run") / "tiny-sam"
+    assert main(argv(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ofb_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole OFB run on generated shapes, a few steps a stage: copy it before changing it."""
+    from test_ofb_pipeline import argv
+
+    from supersam_hf_cli import main
+
+    folder = tmp_path_factory.mktemp("ofb_run") / "tiny-vit"
+    assert main(argv(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["HubServer"]:
+    """A Hub on loopback, with the libraries of this process pointed at it, logged in with its write token.
+
+    What they cache lies under the test's own folder. They retry as ever, but without waiting in between.
+    """
+    from hub_client import point_at
+    from hub_server import HubServer
+
+    with HubServer() as server:
+        point_at(server, tmp_path / "hub_home", monkeypatch)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python that has torch, transformers and peft, but not this package.
+
+    Where it is installed in this environment as editable, what makes it importable is a `.pth` file, and those of a
+    folder that was itself added by one are not read.
+    """
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = (folder / "lib").glob("python*/site-packages")
+    (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = folder / "bin" / "python"
+    find = "import importlib.util as u; print(*[bool(u.find_spec(n)) for n in ('torch', 'supersam_hf')])"
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True, env=env, cwd=folder)
+    assert found.stdout.split() == ["True", "False"]
+    return str(python)

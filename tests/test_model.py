@@ -391,3 +391,12 @@ def test_compiling_each_layer_serves_all_subnets_with_few_graphs(supernet: Super
             actual = supernet.get_image_embeddings(inputs["pixel_values"], subnet=subnet)
             assert torch.allclose(actual, embedding, atol=1e-4)
     assert dynamo.counters["stats"]["unique_graphs"] - before <= 8
+
+
+def test_the_processors_whole_output_goes_into_the_model(stock: SamModel, supernet: SuperSamModel) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8))
+    processor = SuperSamProcessor.for_config(supernet.config)
+    inputs = processor(image, input_points=[[[20, 10]]], return_tensors="pt").to(dtype=torch.float32)
+    with torch.no_grad():
+        ours, theirs = supernet(**inputs), stock(**inputs)
+    assert torch.equal(ours.pred_masks, theirs.pred_masks)

@@ -66,13 +66,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_ends_in_a_table_and_a_standalone_subnet(finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())
     rows = {row["name"]: row for row in results["rows"]}
-    assert list(rows) == ["original", "largest", "smallest", "sampled 1", "sampled 2", "found"]
+    front = json.loads((finished / "search.json").read_text())["front"]
+    named = ["original", "largest", "smallest", "sampled 1", "sampled 2"]
+    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found"]
+    assert [rows[f"pareto-{i}"]["params"] for i in range(len(front))] == [point["params"] for point in front]
     assert rows["found"]["params"] <= 0.9 * rows["largest"]["params"]
     assert rows["original"]["params"] == rows["largest"]["params"]
     assert rows["smallest"]["params"] <= rows["found"]["params"]
     model = SuperSamModel.from_pretrained(finished / "subnet")
     assert sum(p.numel() for p in model.parameters()) == rows["found"]["params"]
-    assert [row["name"] for row in results["before"]] == list(rows)[:-1]
+    assert [row["name"] for row in results["before"]] == [*named, "found"]
     with (finished / "results.csv").open() as file:
         assert [line["name"] for line in csv.DictReader(file)] == list(rows)
     assert "original (trained here)" in (finished / "results.md").read_text()

@@ -1,6 +1,7 @@
 """The verbs of `supersam-hf`: a recipe is parsed, a stage is run."""
 
 import argparse
+import importlib
 import logging
 import sys
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 Method = Literal["supersam", "ofb"]
 
+# Verbs with arguments of their own instead of a recipe: a module each in `commands/`.
+COMMANDS = ("convert", "prepare", "push")
 # Which sections each verb reads; the others are accepted (a recipe has them all) but not listed in its help.
 COMMON = ("config", "output_dir", "model", "data")
 SECTIONS = {
@@ -18,6 +21,7 @@ SECTIONS = {
     "reorder": (*COMMON, "holdout_images", "space", "reorder"),
     "train": (*COMMON, "holdout_images", "space", "train"),
     "finetune": (*COMMON, "holdout_images", "finetune"),
+    "adapt": (*COMMON, "holdout_images", "adapt"),
     "evaluate": (*COMMON, "space", "evaluate"),
     "search": (*COMMON, "holdout_images", "space", "search", "measure"),
     "extract": ("config", "output_dir", "model", "subnet"),
@@ -56,7 +60,7 @@ def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
         help_text = "run this stage and those after it again, though their output is there"
         parser.add_argument("--redo", type=str, default=None, help=help_text)
     if method == "supersam" and verb in ("extract", "measure"):
-        what = "JSON file of a subnet, or `largest`, `smallest`, `found` (what search chose)"
+        what = "JSON file of a subnet, or `largest`, `smallest`, `pareto-N`, `found` (what search chose)"
         parser.add_argument("--subnet", type=str, default="found" if verb == "extract" else "largest", help=what)
     if verb == "pretrain":
         parser.set_defaults({"pretrain.enabled": True})
@@ -96,11 +100,12 @@ def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2"):  # every request
+        logging.getLogger(library).setLevel(logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if method == "supersam" and verb == "convert":
-        return _convert(argv)
+    if method == "supersam" and verb in COMMANDS:
+        return importlib.import_module(f".commands.{verb}", __package__).main(argv)
     from .training.engine import LaunchError, NonFiniteLossError
 
     parser = recipe_parser(verb, method)
@@ -126,24 +131,3 @@ def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) ->
         from .pipeline import supersam
 
         supersam.run_verb(verb, recipe, **extra)
-
-
-def _convert(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="supersam-hf convert", description=_description("convert"))
-    parser.add_argument("checkpoint", help="original SAM checkpoint (sam_vit_b_01ec64.pth, ...)")
-    parser.add_argument("output_dir", help="folder to write")
-    args = parser.parse_args(argv)
-    from .models.supersam import SuperSamModel, SuperSamProcessor
-    from .models.supersam.convert_meta import load_meta_checkpoint
-
-    try:
-        config, state = load_meta_checkpoint(args.checkpoint)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"supersam-hf convert: {error}", file=sys.stderr)
-        return 2
-    model = SuperSamModel(config)
-    model.load_state_dict(state)
-    model.save_pretrained(args.output_dir)
-    SuperSamProcessor.for_config(config).save_pretrained(args.output_dir)
-    print(f"wrote {args.output_dir}")
-    return 0

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from .data.arguments import DataArguments
 from .search.search import SearchArguments
+from .training.adapt import AdaptArguments
 from .training.finetune import FinetuneArguments
 from .training.pretrain import PretrainArguments
 from .training.sandwich import SandwichArguments
@@ -104,6 +105,8 @@ class EvaluateArguments:
     """In the pipeline, evaluate before training as well."""
     original: str | None = None
     """Checkpoint of the stock model's row; null: the model that the run starts from."""
+    pareto: bool = True
+    """Also evaluate the Pareto front of the search, once there is one."""
     subnets: list[str] = field(default_factory=list)
     """JSON files of further subnets to evaluate."""
 
@@ -138,6 +141,7 @@ class Recipe(RunRecipe):
     reorder: ReorderArguments = field(default_factory=ReorderArguments)
     train: SandwichArguments = field(default_factory=SandwichArguments)
     finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
+    adapt: AdaptArguments = field(default_factory=AdaptArguments)
     search: SearchArguments = field(default_factory=SearchArguments)
     evaluate: EvaluateArguments = field(default_factory=EvaluateArguments)
     measure: MeasureArguments = field(default_factory=MeasureArguments)

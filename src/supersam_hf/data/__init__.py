@@ -2,15 +2,16 @@
 
 from .arguments import DataArguments
 from .canonical import canonical_features, decode_masks, encode_masks, instances_to_objects
-from .classification import ImageDataset, load_classification
+from .classification import ImageDataset, load_classification, stream_classification
 from .classification_arguments import ImageClassificationArguments
 from .dataset import PromptDataset
 from .files import from_coco, from_folder
 from .labels import match_labels
-from .load import load_source
+from .load import load_source, stream_source
 from .loader import EpochSampler, build_loader, collate
 from .shape_classes import shape_classes
 from .shapes import shapes
+from .streaming import ImageStream, PromptStream, StreamSampler
 from .tables import from_canonical, from_instances
 
 
@@ -19,7 +20,10 @@ __all__ = [
     "EpochSampler",
     "ImageClassificationArguments",
     "ImageDataset",
+    "ImageStream",
     "PromptDataset",
+    "PromptStream",
+    "StreamSampler",
     "build_loader",
     "canonical_features",
     "collate",
@@ -35,4 +39,6 @@ __all__ = [
     "match_labels",
     "shape_classes",
     "shapes",
+    "stream_classification",
+    "stream_source",
 ]

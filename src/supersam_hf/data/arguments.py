@@ -28,6 +28,11 @@ class DataArguments:
     """Use only the first so many training images; none for all."""
     max_eval_images: int | None = None
     """Use only the first so many evaluation images; none for all."""
+    streaming: bool = False
+    """Read parquet files or a dataset on the Hub as they are needed, nothing downloaded or converted beforehand. The
+    first `holdout_images` are held out, the evaluation split is held in memory, `max_*_images` count rows."""
+    shuffle_buffer: int = 1000
+    """With `streaming`, training images are drawn from a buffer of so many, in memory as they are stored."""
     prompt: Prompt = "box"
     """One box or one foreground point an object."""
     box_padding: int = 20
@@ -62,13 +67,20 @@ class DataArguments:
     def __post_init__(self) -> None:
         at_least = {"box_padding": 0, "max_objects": 1, "min_area": 1, "batch_size": 1, "eval_batch_size": 1}
         at_least |= {"num_workers": 0, "seed": 0, "shapes_seed": 0, "shapes_train_images": 1, "shapes_eval_images": 1}
-        at_least |= {"max_train_images": 1, "max_eval_images": 1, "crop_eval": 1}
+        at_least |= {"max_train_images": 1, "max_eval_images": 1, "crop_eval": 1, "shuffle_buffer": 1}
         for name, minimum in at_least.items():
             value = vars(self)[name]
             if value is not None and value < minimum:
                 raise ValueError(f"`data.{name}` must be at least {minimum}, got {value}.")
         if self.prompt not in ("point", "box"):
             raise ValueError(f"`data.prompt` must be 'point' or 'box', got {self.prompt!r}.")
+        if self.streaming:
+            check_streamed(self.source, self.train_split, self.eval_split)
+            if self.format not in ("auto", "instances", "canonical"):
+                raise ValueError(
+                    f"`data.format` {self.format!r} cannot be streamed; parquet of the formats 'instances' and "
+                    "'canonical' can. Turn it into that by `supersam-hf prepare`, or set `data.streaming: false`."
+                )
         if self.crop_train is not None and not self._is_range(self.crop_train):
             raise ValueError(
                 f"`data.crop_train` must be [smallest, largest] side in px, both at least 1, got {self.crop_train}."
@@ -77,3 +89,15 @@ class DataArguments:
     @staticmethod
     def _is_range(sides: list[int]) -> bool:
         return len(sides) == 2 and 1 <= sides[0] <= sides[1]
+
+
+def check_streamed(source: str, *splits: str) -> None:
+    """Raises `ValueError` where a source or its splits cannot be streamed."""
+    if source == "shapes":
+        raise ValueError("`data.streaming` is for stored datasets; `data.source: shapes` is generated in memory.")
+    for split in splits:
+        if "[" in split:
+            raise ValueError(
+                f"`data.streaming` does not know how long a split is, so it cannot take the slice {split!r}; name "
+                "whole splits, with `data.max_train_images` and `holdout_images`."
+            )

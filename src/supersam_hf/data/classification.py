@@ -1,7 +1,7 @@
 """`load_classification`: from `ImageClassificationArguments` to labelled images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -10,13 +10,20 @@ from .image_dataset import ImageDataset
 from .image_folder import from_image_folder, is_image_folder
 from .shape_classes import shape_classes
 from .splits import open_stored, resolve_split, split_slice, take_slice
+from .streaming import in_memory, open_stream
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
-__all__ = ["ImageClassificationArguments", "ImageDataset", "evenly_over_classes", "load_classification"]
+__all__ = [
+    "ImageClassificationArguments",
+    "ImageDataset",
+    "evenly_over_classes",
+    "load_classification",
+    "stream_classification",
+]
 
 
 def load_classification(args: ImageClassificationArguments, part: Literal["train", "eval"]) -> "Dataset":
@@ -24,7 +31,8 @@ def load_classification(args: ImageClassificationArguments, part: Literal["train
 
     Args:
         args (`ImageClassificationArguments`): Where the data lies, its columns and labels, and the most images to take
-            (the first ones of each class, as many of every class as can be).
+            (the first ones of each class, as many of every class as can be). With `streaming` they are read as
+            [`stream_classification`] does, and held in memory.
         part (`str`): "train" or "eval".
 
     Raises:
@@ -33,7 +41,9 @@ def load_classification(args: ImageClassificationArguments, part: Literal["train
     if part not in ("train", "eval"):
         raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
     training = part == "train"
-    if args.source == "shapes":
+    if args.streaming:
+        dataset = in_memory(stream_classification(args, part))
+    elif args.source == "shapes":
         dataset = _generate(args, training)
     else:
         split, rows = split_slice(args.train_split if training else args.eval_split)
@@ -41,6 +51,25 @@ def load_classification(args: ImageClassificationArguments, part: Literal["train
     labels = _checked_labels(dataset, "train_split" if training else "eval_split")
     limit = args.max_train_images if training else args.max_eval_images
     return dataset if limit is None else dataset.select(evenly_over_classes(labels, limit))
+
+
+def stream_classification(args: ImageClassificationArguments, part: Literal["train", "eval"]) -> "IterableDataset":
+    """The labelled rows to train or to evaluate on, read as they are needed, images still encoded.
+
+    Args:
+        args (`ImageClassificationArguments`): As for [`load_classification`], but the most images to take are the
+            first; parquet files or a dataset on the Hub.
+        part (`str`): "train" or "eval".
+
+    Raises:
+        ValueError: If the source, its split or its columns are not there, or it cannot be streamed.
+    """
+    training = part == "train"
+    stream = open_stream(args.source, args.train_split if training else args.eval_split, args.config_name)
+    # Before as well: else renaming a column would decode the images.
+    rows = _name_columns(stream.decode(False), args).decode(False)
+    limit = args.max_train_images if training else args.max_eval_images
+    return rows if limit is None else rows.take(limit)
 
 
 def evenly_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
@@ -78,8 +107,8 @@ def _open(args: ImageClassificationArguments, split: str) -> "Dataset":
     return open_stored(args.source, split)
 
 
-def _name_columns(dataset: "Dataset", args: ImageClassificationArguments) -> "Dataset":
-    """The columns of images and labels alone, called `image` and `label`."""
+def _name_columns(dataset: Any, args: ImageClassificationArguments) -> Any:
+    """The columns of images and labels of a dataset or a stream alone, called `image` and `label`."""
     from datasets import ClassLabel, Image
 
     image = args.image_column or _only_column(dataset, Image, "image_column")
@@ -88,13 +117,14 @@ def _name_columns(dataset: "Dataset", args: ImageClassificationArguments) -> "Da
         if name not in dataset.column_names:
             raise ValueError(f"`data.{field}` {name!r} is not a column; the columns are {dataset.column_names}.")
     dataset = dataset.select_columns([image, label])
-    dataset = dataset.rename_columns({old: new for old, new in ((image, "image"), (label, "label")) if old != new})
+    renamed = {old: new for old, new in ((image, "image"), (label, "label")) if old != new}
+    dataset = dataset.rename_columns(renamed) if renamed else dataset
     if not isinstance(dataset.features["image"], Image):
         dataset = dataset.cast_column("image", Image())
     return _name_labels(dataset, args.label_names)
 
 
-def _only_column(dataset: "Dataset", feature: type, field: str) -> str:
+def _only_column(dataset: Any, feature: type, field: str) -> str:
     """The one column of a kind of feature."""
     found = [name for name, column in dataset.features.items() if isinstance(column, feature)]
     if len(found) != 1:
@@ -105,7 +135,7 @@ def _only_column(dataset: "Dataset", feature: type, field: str) -> str:
     return found[0]
 
 
-def _name_labels(dataset: "Dataset", names: list[str] | None) -> "Dataset":
+def _name_labels(dataset: Any, names: list[str] | None) -> Any:
     """Labels as a `ClassLabel` of these names, or of the dataset's own."""
     from datasets import ClassLabel, Value
 

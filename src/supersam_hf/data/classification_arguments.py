@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .arguments import check_streamed
+
 
 @dataclass
 class ImageClassificationArguments:
@@ -34,6 +36,12 @@ class ImageClassificationArguments:
     """Use only so many training images, taken evenly from all classes; none for all."""
     max_eval_images: int | None = None
     """Use only so many evaluation images, taken evenly from all classes; none for all."""
+    streaming: bool = False
+    """Read parquet files or a dataset on the Hub as they are needed, nothing downloaded beforehand. The first
+    `holdout_images` are held out, the evaluation split is held in memory, `max_*_images` take the first rows: store
+    the images in random order."""
+    shuffle_buffer: int = 1000
+    """With `streaming`, training images are drawn from a buffer of so many, in memory as they are stored."""
     min_scale: float = 0.08
     """Smallest share of an image's area that a random crop in training keeps; 1 for no random crop."""
     flip: bool = True
@@ -69,11 +77,13 @@ class ImageClassificationArguments:
     def __post_init__(self) -> None:
         at_least = {"max_train_images": 1, "max_eval_images": 1, "rand_augment_num_ops": 1, "shapes_image_size": 16}
         at_least |= {"shapes_train_images": 1, "shapes_eval_images": 1, "shapes_seed": 0, "seed": 0}
-        at_least |= {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0}
+        at_least |= {"batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "shuffle_buffer": 1}
         for name, minimum in at_least.items():
             value = vars(self)[name]
             if value is not None and value < minimum:
                 raise ValueError(f"`data.{name}` must be at least {minimum}, got {value}.")
+        if self.streaming:
+            check_streamed(self.source, self.train_split, self.eval_split)
         between = {"color_jitter": (0, 1), "random_erasing": (0, 1), "rand_augment_magnitude": (1, 9)}
         for name, (low, high) in between.items():
             # "not" around it, so that NaN is refused too

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from .arguments import DataArguments
+from .cache import SampleCache
 from .canonical import check_mask_size, to_rgb
 from .crops import (
     Crop,
@@ -32,14 +33,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CROP_ATTEMPTS = 10
-# Evaluation samples are the same in every epoch; up to so many bytes of them are kept in memory, workers together.
 CACHE_BYTES = 2 * 1024**3
 # Label with which SAM takes a point for padding.
 PADDING_LABEL = -10
 
 
-class PromptDataset(torch.utils.data.Dataset):
-    """Image, prompts and masks, one prompt an object.
+class PromptSamples:
+    """How a canonical example becomes image, prompts and masks, one prompt an object.
 
     A sample is a dict of tensors; S is the side of the model's input, K = `args.max_objects`:
 
@@ -49,26 +49,22 @@ class PromptDataset(torch.utils.data.Dataset):
     - `low_res_masks` uint8 (K, M, M), M the processor's mask size (S/4), zero in the padding; never empty for a real
       object.
     - `object_mask` bool (K): which slots hold an object.
-    - `image_index` int64: row of `self.dataset`.
+    - `image_index` int64: number of the example.
     - evaluation only: `masks` uint8 (K, S, S), and `valid_size` int64 (2), height and width without padding.
 
     In training all K slots are filled: a random subset of more objects, random repeats of fewer. In evaluation each
     object comes once (a seeded subset of more than K) and the slots left over are padding.
 
     Args:
-        dataset (`datasets.Dataset`): Canonical dataset. Images without an object (in evaluation: within the central
-            crop) of `args.min_area` are left out, and how many is logged; `self.dataset` holds the rest.
         image_processor (`SamImageProcessorPil`): Image processor of the model; its size is S.
         args (`DataArguments`): Prompts, crops, limits and seed.
         training (`bool`): Random crops, flips and prompts anew each epoch, or fixed ones.
 
     Raises:
-        ValueError: If no image has an object, or the processor does not pad to squares of its size.
+        ValueError: If the processor does not pad to squares of its size.
     """
 
-    def __init__(
-        self, dataset: "Dataset", image_processor: "SamImageProcessorPil", args: DataArguments, *, training: bool
-    ) -> None:
+    def __init__(self, image_processor: "SamImageProcessorPil", args: DataArguments, *, training: bool) -> None:
         self.image_processor = image_processor
         self.args = args
         self.training = training
@@ -80,27 +76,10 @@ class PromptDataset(torch.utils.data.Dataset):
             )
         # Input px of one low-resolution mask px: 4 at SAM's patch size of 16.
         self.mask_stride = self.side // int(image_processor.mask_size["longest_edge"])
-        self.dataset = self._with_objects(dataset)
-        self._cache: dict[int, dict[str, torch.Tensor]] = {}
-        self._cached_bytes = 0
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.training:
-            return self._sample(epoch, index)
-        if index in self._cache:
-            return self._cache[index]
-        sample = self._sample(0, index)
-        self._remember(index, sample)
-        return sample
-
-    def _sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+    def sample(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """The sample of a canonical example, number `index` of an epoch, that shows an object (see [`shows`])."""
         rng = np.random.default_rng([self.args.seed, epoch, index])
-        row = self.dataset[index]
         image, objects = to_rgb(row["image"]), row["objects"]
         check_mask_size(image_size(objects), (image.height, image.width), row["image_id"])
         crop, masks = self._choose(objects, rng)
@@ -109,6 +88,15 @@ class PromptDataset(torch.utils.data.Dataset):
             image, masks = self._flip(image, masks, rng)
             masks = masks[self._fill(len(masks), rng)]
         return self._tensors(image, masks, rng) | {"image_index": torch.tensor(index)}
+
+    def shows(self, objects: dict[str, list]) -> bool:
+        """Whether an object of `args.min_area` is to be seen, told from the run lengths without opening the image."""
+        if max(objects["area"], default=0) < self.args.min_area:
+            return False
+        if self.training or self.args.crop_eval is None:
+            return True
+        crop = central_crop(image_size(objects), self.args.crop_eval)
+        return len(visible_masks(objects, crop, self.args.min_area, limit=1)) > 0
 
     def _choose(self, objects: dict[str, list], rng: np.random.Generator) -> tuple[Crop, np.ndarray]:
         """A crop that shows an object, and the masks (n, height, width) of at most K objects in it."""
@@ -171,9 +159,41 @@ class PromptDataset(torch.utils.data.Dataset):
         padded[: len(values)] = values
         return torch.from_numpy(padded)
 
+
+class PromptDataset(PromptSamples, torch.utils.data.Dataset):
+    """Prompted samples of a canonical dataset by index.
+
+    Args:
+        dataset (`datasets.Dataset`): Canonical dataset. Images without an object (in evaluation: within the central
+            crop) of `args.min_area` are left out, and how many is logged; `self.dataset` holds the rest.
+        image_processor (`SamImageProcessorPil`): Image processor of the model.
+        args (`DataArguments`): Prompts, crops, limits and seed.
+        training (`bool`): Random crops, flips and prompts anew each epoch, or fixed ones.
+
+    Raises:
+        ValueError: If no image has an object, or the processor does not pad to squares of its size.
+    """
+
+    def __init__(
+        self, dataset: "Dataset", image_processor: "SamImageProcessorPil", args: DataArguments, *, training: bool
+    ) -> None:
+        super().__init__(image_processor, args, training=training)
+        self.dataset = self._with_objects(dataset)
+        self._cache = SampleCache(CACHE_BYTES)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self.training:
+            return self.sample(self.dataset[index], epoch, index)
+        return self._cache.get(index, lambda: self.sample(self.dataset[index], 0, index))
+
     def _with_objects(self, dataset: "Dataset") -> "Dataset":
-        """The images that show an object, told from the run lengths without opening an image."""
-        shown = [i for i, row in enumerate(dataset.select_columns(["objects"])) if self._shows(row["objects"])]
+        """The images that show an object."""
+        shown = [i for i, row in enumerate(dataset.select_columns(["objects"])) if self.shows(row["objects"])]
         missing = len(dataset) - len(shown)
         part = "training" if self.training else "evaluation"
         if not shown:
@@ -184,19 +204,3 @@ class PromptDataset(torch.utils.data.Dataset):
         if missing:
             logger.warning(f"{missing} of {len(dataset)} {part} images show no object of `min_area` and are left out.")
         return dataset.select(shown) if missing else dataset
-
-    def _shows(self, objects: dict[str, list]) -> bool:
-        if max(objects["area"], default=0) < self.args.min_area:
-            return False
-        if self.training or self.args.crop_eval is None:
-            return True
-        crop = central_crop(image_size(objects), self.args.crop_eval)
-        return len(visible_masks(objects, crop, self.args.min_area, limit=1)) > 0
-
-    def _remember(self, index: int, sample: dict[str, torch.Tensor]) -> None:
-        worker = torch.utils.data.get_worker_info()
-        limit = CACHE_BYTES // (1 if worker is None else worker.num_workers)
-        size = sum(value.numel() * value.element_size() for value in sample.values())
-        if self._cached_bytes + size <= limit:
-            self._cache[index] = sample
-            self._cached_bytes += size

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from .augment import ColorAugmentation, random_erasing, random_resized_crop
+from .cache import SampleCache
 from .canonical import to_rgb
 from .classification_arguments import ImageClassificationArguments
 
@@ -16,16 +17,66 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
 
-# Evaluation samples are the same in every epoch; up to so many bytes of them are kept in memory, workers together.
 CACHE_BYTES = 1024**3
+# What Pillow says of broken files: OSError (UnidentifiedImageError is one), SyntaxError, or ValueError.
+UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
-class ImageDataset(torch.utils.data.Dataset):
-    """Images as a classifier takes them, with their labels.
+class ImageSamples:
+    """How a labelled image becomes what a classifier takes.
 
     A sample is a dict of `pixel_values` float32 (3, S, S) and `labels` int64 (), S the side of the processor's images.
     In training: random resized crop, flip, and what else `args` asks for. In evaluation: the processor's own resize
     and centre crop. Both rescaled and normalised by the processor.
+
+    Args:
+        image_processor (`BaseImageProcessor`): Image processor of the model, as `ViTImageProcessor`.
+        args (`ImageClassificationArguments`): Augmentation and seed.
+        label_names (`list[str]`): Names of the classes in the order of their labels.
+        training (`bool`): Random changes anew each epoch, or none.
+
+    Raises:
+        ValueError: If the processor's images are not squares of one size, or kornia is needed and missing.
+    """
+
+    def __init__(
+        self,
+        image_processor: "BaseImageProcessor",
+        args: ImageClassificationArguments,
+        label_names: list[str],
+        *,
+        training: bool,
+    ) -> None:
+        self.image_processor: Any = image_processor
+        self.args = args
+        self.label_names = label_names
+        self.training = training
+        self.side = processor_side(image_processor)
+        recolors = training and (args.rand_augment or args.color_jitter > 0)
+        self._recolor = ColorAugmentation(args) if recolors else None
+
+    def sample(self, image: Image.Image, label: int, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """The sample of a labelled image, number `index` of an epoch."""
+        image, labels = to_rgb(image), torch.tensor(label)
+        if not self.training:
+            return {"pixel_values": self._tensor(image), "labels": labels}
+        rng = np.random.default_rng([self.args.seed, epoch, index])
+        image = random_resized_crop(image, self.side, self.args.min_scale, self.image_processor.resample, rng)
+        if self.args.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self._recolor is not None:
+            image = self._recolor(image, rng)
+        pixel_values = self._tensor(image, do_resize=False, do_center_crop=False)
+        if rng.random() < self.args.random_erasing:
+            pixel_values = random_erasing(pixel_values, rng)
+        return {"pixel_values": pixel_values, "labels": labels}
+
+    def _tensor(self, image: Image.Image, **steps: bool) -> torch.Tensor:
+        return self.image_processor(image, return_tensors="pt", **steps)["pixel_values"][0]
+
+
+class ImageDataset(ImageSamples, torch.utils.data.Dataset):
+    """Samples of a dataset of labelled images by index.
 
     Args:
         dataset (`datasets.Dataset`): From [`load_classification`]: columns `image` and `label`.
@@ -48,15 +99,9 @@ class ImageDataset(torch.utils.data.Dataset):
     ) -> None:
         if not {"image", "label"} <= set(dataset.column_names):
             raise ValueError(f"`dataset` has columns {dataset.column_names}; it needs 'image' and 'label'.")
+        super().__init__(image_processor, args, dataset.features["label"].names, training=training)
         self.dataset = dataset
-        self.image_processor: Any = image_processor
-        self.args = args
-        self.training = training
-        self.side = processor_side(image_processor)
-        self.label_names: list[str] = dataset.features["label"].names
-        recolors = training and (args.rand_augment or args.color_jitter > 0)
-        self._recolor = ColorAugmentation(args) if recolors else None
-        self._cache: dict[int, dict[str, torch.Tensor]] = {}
+        self._cache = SampleCache(CACHE_BYTES)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -69,51 +114,25 @@ class ImageDataset(torch.utils.data.Dataset):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.training:
-            return self._sample(epoch, index)
-        if index in self._cache:
-            return self._cache[index]
-        sample = self._sample(0, index)
-        if len(self._cache) < self._cache_length(sample["pixel_values"]):
-            self._cache[index] = sample
-        return sample
+            return self._at(epoch, index)
+        return self._cache.get(index, lambda: self._at(0, index))
 
-    def _sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+    def _at(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         row = self._read(index)
-        image, label = to_rgb(row["image"]), torch.tensor(row["label"])
-        if not self.training:
-            return {"pixel_values": self._tensor(image), "labels": label}
-        rng = np.random.default_rng([self.args.seed, epoch, index])
-        image = random_resized_crop(image, self.side, self.args.min_scale, self.image_processor.resample, rng)
-        if self.args.flip and rng.random() < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self._recolor is not None:
-            image = self._recolor(image, rng)
-        pixel_values = self._tensor(image, do_resize=False, do_center_crop=False)
-        if rng.random() < self.args.random_erasing:
-            pixel_values = random_erasing(pixel_values, rng)
-        return {"pixel_values": pixel_values, "labels": label}
-
-    def _tensor(self, image: Image.Image, **steps: bool) -> torch.Tensor:
-        return self.image_processor(image, return_tensors="pt", **steps)["pixel_values"][0]
+        return self.sample(row["image"], row["label"], epoch, index)
 
     def _read(self, index: int) -> dict[str, Any]:
         from datasets import Image as ImageFeature
 
         try:
             return self.dataset[index]
-        # Pillow says of broken files: OSError (UnidentifiedImageError is one), SyntaxError, or ValueError.
-        except (OSError, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             file = self.dataset.cast_column("image", ImageFeature(decode=False))[index]["image"]["path"]
             name = f"row {index}" + (f" ({file})" if file else "")
             raise ValueError(
                 f"The image of {name} of the {'training' if self.training else 'evaluation'} data cannot be read: "
                 f"{error}. Replace it or leave its row out."
             ) from error
-
-    def _cache_length(self, pixel_values: torch.Tensor) -> int:
-        worker = torch.utils.data.get_worker_info()
-        share = CACHE_BYTES // (1 if worker is None else worker.num_workers)
-        return share // (pixel_values.numel() * pixel_values.element_size())
 
 
 def processor_side(image_processor: "BaseImageProcessor") -> int:

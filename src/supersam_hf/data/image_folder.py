@@ -46,6 +46,11 @@ def from_image_folder(path: str | Path, split: str = "train") -> "Dataset":
     return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
 
 
+def image_folder_splits(path: Path) -> list[str]:
+    """The names of the splits of a folder of class folders."""
+    return list(_split_folders(path))
+
+
 def _split_folders(path: Path) -> dict[str, Path]:
     """Folders of class folders by split; class folders without split folders are the training split."""
     splits = {child.name: child for child in _folders(path) if _class_folders(child)}

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Literal
 from .arguments import DataArguments, SourceFormat
 from .files import from_coco, from_folder
 from .shapes import shapes
-from .splits import is_saved, open_stored, resolve_split, split_slice, take_slice
-from .tables import from_canonical, from_instances
+from .splits import is_saved, open_stored, resolve_split, split_slice, stored_splits, take_slice
+from .streaming import in_memory, open_stream
+from .tables import canonical_stream, from_canonical, from_instances
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 LOOKED_FOR = (
@@ -24,7 +25,8 @@ def load_source(args: DataArguments, part: Literal["train", "eval"]) -> "Dataset
     """The canonical dataset to train or to evaluate on.
 
     Args:
-        args (`DataArguments`): Where the data lies; `train_split` or `eval_split`, and the most images to take.
+        args (`DataArguments`): Where the data lies; `train_split` or `eval_split`, and the most images to take. With
+            `streaming` these are read as [`stream_source`] does, and held in memory.
         part (`str`): "train" or "eval".
 
     Raises:
@@ -33,6 +35,8 @@ def load_source(args: DataArguments, part: Literal["train", "eval"]) -> "Dataset
     if part not in ("train", "eval"):
         raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
     training = part == "train"
+    if args.streaming:
+        return in_memory(stream_source(args, part))
     if "shapes" in (args.source, args.format):
         dataset = _scenes(args, training)
     else:
@@ -40,6 +44,23 @@ def load_source(args: DataArguments, part: Literal["train", "eval"]) -> "Dataset
         dataset = take_slice(_read(args, split), rows)
     limit = args.max_train_images if training else args.max_eval_images
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def stream_source(args: DataArguments, part: Literal["train", "eval"]) -> "IterableDataset":
+    """The canonical rows to train or to evaluate on, read as they are needed, images still encoded.
+
+    Args:
+        args (`DataArguments`): As for [`load_source`]; parquet files or a dataset on the Hub.
+        part (`str`): "train" or "eval".
+
+    Raises:
+        ValueError: If the source, its split or its columns are not there, or it cannot be streamed.
+    """
+    training = part == "train"
+    stream = open_stream(args.source, args.train_split if training else args.eval_split)
+    rows = canonical_stream(stream, args.format)
+    limit = args.max_train_images if training else args.max_eval_images
+    return rows if limit is None else rows.take(limit)
 
 
 def find_format(source: str) -> SourceFormat:
@@ -51,13 +72,32 @@ def find_format(source: str) -> SourceFormat:
     path = Path(source)
     if not path.is_dir() or is_saved(path):
         return "auto"
+    layout = mask_layout(path)
+    if layout is None and not any(path.rglob("*.parquet")):
+        raise ValueError(f"`data.source` {source!r} has none of the known layouts; looked for: {LOOKED_FOR}.")
+    return layout or "auto"
+
+
+def mask_layout(path: Path) -> Literal["coco", "folder"] | None:
+    """The layout of a folder of image and mask files; None where it is none."""
     if any((path / "annotations").glob("instances_*.json")):
         return "coco"
-    if _folder_splits(path):
-        return "folder"
-    if any(path.rglob("*.parquet")):
-        return "auto"
-    raise ValueError(f"`data.source` {source!r} has none of the known layouts; looked for: {LOOKED_FOR}.")
+    return "folder" if path.is_dir() and _folder_splits(path) else None
+
+
+def source_splits(source: str, layout: SourceFormat) -> list[str]:
+    """The names of the splits of a source of segmented images, as it names them.
+
+    Raises:
+        ValueError: If nothing is there.
+    """
+    path = Path(source)
+    layout = find_format(source) if layout == "auto" else layout
+    if layout == "coco":
+        return [
+            file.stem.removeprefix("instances_") for file in sorted((path / "annotations").glob("instances_*.json"))
+        ]
+    return list(_folder_splits(path)) if layout == "folder" else stored_splits(source)
 
 
 def _read(args: DataArguments, split: str) -> "Dataset":

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from .streaming import ImageStream, PromptStream, StreamSampler
+
 
 class SampleDataset(Protocol):
     """Samples by index, or by (epoch, index) where the sampler gives it: `PromptDataset`, `ImageDataset`."""
@@ -52,16 +54,24 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return default_collate(samples)
 
 
-def build_loader(dataset: SampleDataset, batch_size: int, num_workers: int = 0, seed: int = 0) -> DataLoader:
-    """Batches of samples: shuffled anew each epoch in training, in order in evaluation.
+def build_loader(
+    dataset: SampleDataset | PromptStream | ImageStream, batch_size: int, num_workers: int = 0, seed: int = 0
+) -> DataLoader:
+    """Batches of samples: shuffled anew each epoch in training, in order in evaluation; of a stream as they come from
+    its buffer (see `StreamSampler`), by the seed of its arguments.
 
     Call `loader.sampler.set_epoch(epoch)` before an epoch. A loader that Accelerate has prepared sets the sampler's
     epoch from its own `iteration` each time it is iterated: call its `set_epoch`. The last batch may be smaller.
     """
+    sampler: Sampler
+    if isinstance(dataset, (PromptStream, ImageStream)):
+        sampler = StreamSampler(dataset)
+    else:
+        sampler = EpochSampler(len(dataset), seed, shuffle=dataset.training)
     return DataLoader(
         cast(Dataset, dataset),
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=dataset.training),
+        sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
         persistent_workers=num_workers > 0,

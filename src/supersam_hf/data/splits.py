@@ -62,7 +62,25 @@ def open_stored(source: "str | Path | Dataset", split: str) -> "Dataset":
     if path.is_dir():
         stored = datasets.load_dataset(str(path))
         return stored[resolve_split(split, list(stored), str(path))]
-    return _open_hub(str(source), split)
+    names = hub_splits(str(source))
+    return datasets.load_dataset(str(source), split=resolve_split(split, names, str(source)))
+
+
+def stored_splits(source: str, config_name: str | None = None) -> list[str]:
+    """The splits of what [`open_stored`] opens; a single file or dataset is "train".
+
+    Raises:
+        ValueError: If nothing is there.
+    """
+    import datasets
+
+    path = Path(source)
+    if path.is_file():
+        return ["train"]
+    if is_saved(path):
+        stored = datasets.load_from_disk(str(path))
+        return ["train"] if isinstance(stored, datasets.Dataset) else [str(name) for name in stored]
+    return datasets.get_dataset_split_names(str(path)) if path.is_dir() else hub_splits(source, config_name)
 
 
 def is_saved(path: Path) -> bool:
@@ -70,7 +88,12 @@ def is_saved(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _open_hub(source: str, split: str) -> "Dataset":
+def hub_splits(source: str, config_name: str | None = None) -> list[str]:
+    """The splits of a dataset on the Hub.
+
+    Raises:
+        ValueError: If it is not the id of a dataset, or the Hub does not give it.
+    """
     import datasets
 
     looks_like_id = source.count("/") <= 1 and not source.startswith((".", "/", "~"))
@@ -79,8 +102,7 @@ def _open_hub(source: str, split: str) -> "Dataset":
             f"`data.source` {source!r} does not exist, and is not a dataset id of the form 'name' or 'owner/name'."
         )
     try:
-        names = datasets.get_dataset_split_names(source)
-        return datasets.load_dataset(source, split=resolve_split(split, names, source))
+        return datasets.get_dataset_split_names(source, config_name)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"`data.source` {source!r} is neither a local path nor a dataset that the Hub gave: {error}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from .arguments import SourceFormat
 from .canonical import (
     CONVERSION,
     canonical_features,
@@ -19,7 +20,7 @@ from .splits import open_stored
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 
 def from_instances(source: "str | Path | Dataset", split: str = "train") -> "Dataset":
@@ -43,8 +44,28 @@ def from_canonical(source: "str | Path | Dataset", split: str = "train") -> "Dat
     return _convert(open_stored(source, split), _convert_objects, ("image", "objects"))
 
 
-def _convert(data: "Dataset", function: Any, needed: tuple[str, str]) -> "Dataset":
-    """Maps rows to canonical ones; the images pass through as the bytes they are."""
+def canonical_stream(stream: "IterableDataset", layout: SourceFormat) -> "IterableDataset":
+    """A stream of canonical rows, converted as they are read, images as the bytes they are.
+
+    Args:
+        stream (`datasets.IterableDataset`): Rows with `image` and `instances` or `objects`.
+        layout (`str`): "instances", "canonical", or "auto": by the columns.
+
+    Raises:
+        ValueError: If a column is not there.
+    """
+    from datasets import Image as ImageFeature
+
+    if stream.features != canonical_features():
+        by_objects = layout == "canonical" or (layout == "auto" and "objects" in stream.features)
+        function, column = (_convert_objects, "objects") if by_objects else (_convert_instances, "instances")
+        stream = _convert(stream, function, ("image", column))
+    return stream.cast_column("image", ImageFeature(decode=False))
+
+
+def _convert(data: Any, function: Any, needed: tuple[str, str]) -> Any:
+    """Maps rows of a dataset or a stream to canonical ones; the images pass through as the bytes they are."""
+    from datasets import Dataset
     from datasets import Image as ImageFeature
 
     missing = [name for name in needed if name not in data.column_names]
@@ -55,14 +76,10 @@ def _convert(data: "Dataset", function: Any, needed: tuple[str, str]) -> "Datase
         )
     data = data.cast_column("image", ImageFeature(decode=False))
     dropped = [name for name in data.column_names if name != "image"]
-    converted = data.map(
-        function,
-        with_indices=True,
-        remove_columns=dropped,
-        features=canonical_features(),
-        fn_kwargs={"conversion": CONVERSION},
-        desc="Converting masks",
-    )
+    arguments: dict[str, Any] = {"with_indices": True, "remove_columns": dropped, "features": canonical_features()}
+    if isinstance(data, Dataset):
+        arguments["desc"] = "Converting masks"
+    converted = data.map(function, fn_kwargs={"conversion": CONVERSION}, **arguments)
     return converted.select_columns(list(canonical_features()))
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ..data import PromptDataset, build_loader, load_source
+from ..data import PromptDataset, PromptStream, build_loader, load_source, stream_source
+from ..data.streaming import in_memory
 from ..files import changed_keys
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
+from ..models.supersam.pareto_supersam import ParetoFront
 from ..recipe import Recipe
 from ..training.pretrain import sam_config
 from .folder import RunFolder
@@ -39,13 +41,21 @@ class Run(RunFolder):
     @cached_property
     def train_loader(self) -> DataLoader:
         """Training images without the holdout."""
+        data = self.recipe.data
+        if data.streaming:
+            rows = stream_source(data, "train").skip(self.recipe.holdout_images)
+            stream = PromptStream(rows, self.processor.image_processor, data)
+            return build_loader(stream, data.batch_size, data.num_workers)
         images = self._train_source.select(range(len(self._train_source) - self.recipe.holdout_images))
         return self._loader(images, training=True)
 
     def holdout_loader(self, num_images: int | None = None) -> DataLoader:
-        """The last training images, never trained on, as evaluation samples."""
-        total, most = len(self._train_source), self.recipe.holdout_images
+        """The last training images, never trained on, as evaluation samples; of a stream, the first."""
+        most = self.recipe.holdout_images
         count = most if num_images is None else min(num_images, most)
+        if self.recipe.data.streaming:
+            return self._loader(in_memory(stream_source(self.recipe.data, "train").take(count)), training=False)
+        total = len(self._train_source)
         return self._loader(self._train_source.select(range(total - count, total)), training=False)
 
     @cached_property
@@ -130,14 +140,19 @@ class Run(RunFolder):
             )
 
     def subnet(self, name: str, space: ElasticSpace) -> Subnet:
-        """`largest`, `smallest`, `found` (what the search chose), or a JSON file.
+        """`largest`, `smallest`, `found` (what the search chose), a point of the Pareto front (`pareto-2`), or a JSON
+        file.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the search found nothing, or the subnet belongs to another space.
+            ValueError: If the search found nothing, no point has that name, or the subnet belongs to another space.
         """
         if name in ("largest", "smallest"):
             return space.largest() if name == "largest" else space.smallest()
+        if name.startswith("pareto-"):
+            subnet = self._pareto_point(name)
+            space.validate(subnet)
+            return subnet
         path = self.folder / "search.json" if name == "found" else Path(name)
         if not path.exists():
             raise FileNotFoundError(
@@ -152,3 +167,17 @@ class Run(RunFolder):
         subnet = Subnet.from_dict(data)
         space.validate(subnet)
         return subnet
+
+    def _pareto_point(self, name: str) -> Subnet:
+        """From this run's search, else from the front that the model's folder or repository carries."""
+        path, args = self.folder / "search.json", self.recipe.model
+        if path.exists():
+            front = json.loads(path.read_text())["front"]
+            named = {f"pareto-{i}": point["subnet"] for i, point in enumerate(front)}
+            if name not in named:
+                raise ValueError(f"`subnet` is {name!r}; {path} has {', '.join(named) or 'no points'}.")
+            return Subnet.from_dict(named[name])
+        if self.recipe.pretrain.enabled:
+            raise FileNotFoundError(f"`subnet` is {name!r}, but there is no {path}: search first.")
+        hub = {} if args.revision is None else {"revision": args.revision}
+        return ParetoFront.from_pretrained(args.name, **hub).point(name).subnet

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sized
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,9 @@ class RunFolder:
             part.save_pretrained(aside)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
+
+
+def image_counts(train: Any, evaluation: Any) -> dict[str, int]:
+    """How many images a run trains and evaluates on; a stream does not know."""
+    named = {"train_images": train, "eval_images": evaluation}
+    return {name: len(dataset) for name, dataset in named.items() if isinstance(dataset, Sized)}

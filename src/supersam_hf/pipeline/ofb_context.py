@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..data import build_loader
-from ..data.classification import ImageDataset, load_classification
+from ..data import ImageStream, build_loader
+from ..data.classification import ImageDataset, load_classification, stream_classification
 from ..data.labels import match_labels
+from ..data.streaming import in_memory
 from ..models.ofb_vit import OfbViTForImageClassification
 from ..ofb_recipe import OfbRecipe
 from .folder import RunFolder
@@ -31,6 +32,9 @@ class OfbRun(RunFolder):
 
     @cached_property
     def _train_data(self) -> Any:
+        """The training split: a dataset, or a stream."""
+        if self.recipe.data.streaming:
+            return stream_classification(self.recipe.data, "train")
         data = load_classification(self.recipe.data, "train")
         if len(data) <= self.recipe.holdout_images:
             raise ValueError(
@@ -63,7 +67,10 @@ class OfbRun(RunFolder):
     @cached_property
     def train_loader(self) -> DataLoader:
         """Training images without the holdout."""
-        held = self.recipe.holdout_images
+        held, data = self.recipe.holdout_images, self.recipe.data
+        if data.streaming:
+            rows = self._train_data.skip(held) if held else self._train_data
+            return build_loader(ImageStream(rows, self.processor, data), data.batch_size, data.num_workers)
         return self._loader(self._train_data.select(self._rows(held_out=False)) if held else self._train_data, True)
 
     @cached_property
@@ -71,6 +78,8 @@ class OfbRun(RunFolder):
         """What `eval_steps` evaluates on: the holdout, or the evaluation split where nothing is held out."""
         if not self.recipe.holdout_images:
             return self.eval_loader
+        if self.recipe.data.streaming:
+            return self._loader(in_memory(self._train_data.take(self.recipe.holdout_images)), False)
         return self._loader(self._train_data.select(self._rows(held_out=True)), False)
 
     @cached_property

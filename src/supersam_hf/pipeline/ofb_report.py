@@ -14,6 +14,7 @@ from ..elastic.cost import count_macs, count_parameters
 from ..files import fingerprint, write_json
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.ofb_vit import OfbViTForImageClassification
+from .folder import image_counts
 from .journal import Journal
 from .ofb_context import OfbRun
 
@@ -91,6 +92,7 @@ def _write(run: OfbRun, table: list[Row]) -> None:
     results: dict[str, Any] = {
         "recipe": asdict(run.recipe),
         "hardware": hardware(run.state.device),
+        "data": image_counts(run.train_loader.dataset, run.eval_loader.dataset),
         "rows": table,
         "search": json.loads(found.read_text()) if found.exists() else None,
     }

@@ -19,6 +19,7 @@ from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
 from .context import Run
+from .folder import image_counts
 from .journal import Journal
 from .overlays import overlay_samples
 
@@ -26,6 +27,9 @@ from .overlays import overlay_samples
 Row = dict[str, Any]
 Entry = tuple[SuperSamModel, Subnet | None]
 NAMED = ("original", "largest", "smallest", "found")
+PARETO = "pareto-"
+# Each point that is timed makes every round longer, and all of them are in memory at once.
+TIMED_PARETO = 8
 
 
 def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
@@ -43,6 +47,15 @@ def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
     return rows | {file: (supernet, run.subnet(file, space)) for file in args.subnets}
 
 
+def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
+    """The search's Pareto front, `pareto-0` with the fewest parameters; none before a search or if switched off."""
+    search_file = run.folder / "search.json"
+    if not run.recipe.evaluate.pareto or supernet.config.subnet is not None or not search_file.exists():
+        return {}
+    front = json.loads(search_file.read_text())["front"]
+    return {f"{PARETO}{i}": (supernet, Subnet.from_dict(point["subnet"])) for i, point in enumerate(front)}
+
+
 def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:
     """mIoU and cost of each entry on the evaluation split; goes on where it was interrupted."""
     prints = {id(model): fingerprint(model) for model, _ in rows.values()}
@@ -50,7 +63,7 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
     journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context)
     table = []
     for name, (model, subnet) in tqdm(rows.items(), desc=journal_name, unit="model"):
-        multimask = run.recipe.evaluate.multimask and _kind(name) != "sampled"
+        multimask = run.recipe.evaluate.multimask and _kind(name) not in ("sampled", "pareto")
         key = f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}"
         result = journal.get(key, partial(_quality, run, model, subnet, multimask))
         table.append(
@@ -73,6 +86,8 @@ def _quality(run: Run, model: SuperSamModel, subnet: Subnet | None, multimask: b
 
 def _kind(name: str) -> str:
     """How a row is shown; a subnet that the user listed is a trial of theirs, not one of the sampled."""
+    if name.startswith(PARETO):
+        return "pareto"
     return name if name in NAMED else "sampled" if name.startswith("sampled ") else "trial"
 
 
@@ -83,16 +98,21 @@ def evaluate_before(run: Run) -> None:
 
 def evaluate(run: Run) -> None:
     """`results.json`, `results.csv`, `results.md`, `pareto.png` of the supernet as it stands."""
-    _write(run, evaluated(run, entries(run, run.supernet()), "evaluate"), before=[])
+    supernet = run.supernet()
+    _write(run, evaluated(run, entries(run, supernet) | pareto_entries(run, supernet), "evaluate"), before=[])
 
 
 def report(run: Run) -> None:
     """As [`evaluate`], with the extracted subnet, what training changed, latencies, and overlays to look at."""
     before_file = run.folder / "evaluation_before.json"
     before = json.loads(before_file.read_text()) if before_file.exists() else []
-    rows = entries(run, run.supernet())
-    # Loaded from its folder, as a stranger would, not taken from the supernet in memory.
-    rows["found"] = (run.found(), None)
+    supernet, found = run.supernet(), run.found()
+    # The found one is loaded from its folder, as a stranger would, not taken from the supernet in memory.
+    rows = entries(run, supernet) | pareto_entries(run, supernet) | {"found": (found, None)}
+    if before:
+        config: Any = found.config
+        untrained = (run.untrained(), Subnet.from_dict(config.subnet))
+        before += evaluated(run, {"found": untrained}, "report")
     table = evaluated(run, rows, "report")
     if run.recipe.measure.enabled:
         _add_latencies(run, table, rows)
@@ -103,7 +123,8 @@ def report(run: Run) -> None:
 
 
 def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> None:
-    """Times the named models side by side, extracted, in interleaved rounds."""
+    """Times the named models and at most 8 Pareto points, evenly chosen, side by side, extracted, in interleaved
+    rounds."""
     args = run.recipe.measure
 
     def forward(model: SuperSamModel, subnet: Subnet | None) -> Any:
@@ -111,7 +132,10 @@ def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> Non
         inputs = example_inputs(model, args.batch_size)
         return torch.inference_mode()(lambda: model(**inputs))
 
-    forwards = {name: forward(*rows[name]) for name in NAMED if name in rows}
+    points = [name for name in rows if _kind(name) == "pareto"]
+    chosen = torch.linspace(0, len(points) - 1, min(len(points), TIMED_PARETO)).round().int().tolist()
+    names = [*(name for name in NAMED if name in rows), *(points[i] for i in chosen)]
+    forwards = {name: forward(*rows[name]) for name in names}
     timed = compare_latency(forwards, args.repeats, warmup=args.warmup, device=run.state.device)
     for row in table:
         if row["name"] in timed:
@@ -121,7 +145,8 @@ def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> Non
 
 def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     ran_on = hardware(run.state.device)
-    results = {"recipe": asdict(run.recipe), "hardware": ran_on, "rows": table, "before": before}
+    data = image_counts(run.train_loader.dataset, run.eval_loader.dataset)
+    results = {"recipe": asdict(run.recipe), "hardware": ran_on, "data": data, "rows": table, "before": before}
     write_json(run.folder / "results.json", results)
     keys = [key for key in table[0] if key not in ("latency", "subnet")]
     with (run.folder / "results.csv").open("w", newline="") as file:

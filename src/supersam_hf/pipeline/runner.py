@@ -5,11 +5,13 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..files import changed_keys, write_json
+from ..measure.energy import EnergyRecord, can_track_energy, track_energy
 from .folder import RunFolder
 
 
@@ -61,6 +63,8 @@ def run_stages(
         behind = list(stages)[list(stages).index(redo) :]
         forget(run, {name: stages[name] for name in behind})
     run.state.wait_for_everyone()
+    if not can_track_energy():
+        logger.info("Energy is not recorded: codecarbon is not installed (pip install supersam-hf[energy]).")
     for name, stage in stages.items():
         if name in skip:
             continue
@@ -68,13 +72,24 @@ def run_stages(
             logger.info(f"== {name}: done already ({run.folder / stage.output})")
             continue
         logger.info(f"== {name}")
-        started = time.perf_counter()
-        run_stage(run, stage)
+        with energy_meter(run) as energy:
+            started = time.perf_counter()
+            run_stage(run, stage)
+            seconds = time.perf_counter() - started
         if run.state.is_main_process:
-            record = {"seconds": time.perf_counter() - started, "values": run.recipe.sections(*stage.sections)}
+            record: dict[str, Any] = {"seconds": seconds, "values": run.recipe.sections(*stage.sections)}
+            if energy.use is not None:
+                record["energy"] = asdict(energy.use)
             (run.folder / "stages").mkdir(exist_ok=True)
             write_json(_record(run, name), record)
         run.state.wait_for_everyone()
+
+
+def energy_meter(run: RunFolder) -> AbstractContextManager[EnergyRecord]:
+    """Watches what a stage uses, on the main process and where codecarbon is installed; else nothing is recorded."""
+    if not run.state.is_main_process or not can_track_energy():
+        return nullcontext(EnergyRecord())
+    return track_energy()
 
 
 def is_done(run: RunFolder, name: str, stage: Stage) -> bool:

@@ -2,6 +2,7 @@
 
 from ..recipe import Recipe
 from . import report, stages
+from .adapt import adapt
 from .context import Run
 from .runner import Stage, on_main_process, run_stage, run_stages
 
@@ -31,6 +32,8 @@ def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str 
         run_pipeline(run, redo)
     elif verb == "finetune":
         stages.finetune(run)
+    elif verb == "adapt":
+        adapt(run)
     elif verb == "evaluate":
         on_main_process(run, report.evaluate)
     elif verb == "extract":

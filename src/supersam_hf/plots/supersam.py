@@ -50,6 +50,7 @@ CLOUDS = {
     "before": (GREY, 16, "subnets before training"),
     "sampled": (SKY, 20, "subnets after training"),
     "trial": (ORANGE, 16, "search trials"),
+    "pareto": (BLUE, 26, "front of the search"),
 }
 MARKED = {"original": ("D", 60), "largest": ("s", 65), "smallest": ("v", 80), "found": ("*", 210)}
 KINDS = (*CLOUDS, *MARKED)
@@ -78,7 +79,7 @@ def plot_pareto(
 
     Args:
         rows (`Sequence[Mapping]`): One a subnet: `name`, `kind` (one of `"original"`, `"before"`, `"largest"`,
-            `"smallest"`, `"sampled"`, `"trial"`, `"found"`), its costs and its quality. Rows of the kinds
+            `"smallest"`, `"sampled"`, `"trial"`, `"pareto"`, `"found"`), its costs and its quality. Rows of the kinds
             `"original"`, `"largest"`, `"smallest"` and `"found"` are labelled with their name.
         path (`str` or `Path`): The picture, `.png` (or `.pdf`, `.svg`). Its folder is made.
         x (`str`, *optional*, defaults to `"params"`): `"params"` (a count, shown in millions), `"macs"` (a count,

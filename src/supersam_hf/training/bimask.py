@@ -1,7 +1,7 @@
 """Bi-mask search: one stage in which weights, importance and sparsity are learned and units leave (OFB, Alg. 1)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -58,6 +58,8 @@ def train_bimask(
     check_labels(model, loader)
     if (teacher is None) != (args.loss.distillation == "none"):
         raise ValueError(f"`search.loss.distillation` is {args.loss.distillation!r}: it goes with a teacher.")
+    if args.prune_steps is None and not isinstance(loader.sampler, Sized):
+        raise ValueError("`search.prune_steps` must be given with `data.streaming`: a stream's epoch has no third.")
     search = new_search(model, space, args, Path(output_dir))
     trainer = BiMaskTrainer(search, args, teacher)
     drop_path = DropPath(model, args.drop_path_rate)
@@ -202,7 +204,7 @@ class BiMaskTrainer:
         """Algorithm 1, line 9: every Delta T steps, and at the last step of the search."""
         done, args = engine.global_step + 1, self.args
         last = done >= (args.search_steps or args.max_steps)
-        every = args.prune_steps or max(1, engine.steps_per_epoch // 3)
+        every = args.prune_steps or max(1, (engine.steps_per_epoch or 0) // 3)
         if self.search.over or (done % every and not last):
             return
         removed = self.search.prune(args.eta, engine.optimizer.optimizer, last=last)

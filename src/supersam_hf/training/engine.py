@@ -5,8 +5,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -116,6 +117,8 @@ class Engine:
         model (`nn.Module`): The prepared model; `unwrapped` without DDP.
         context (`dict`): What else a resumed run must share with the run it continues, beside `args`.
         global_step (`int`): Steps done. Everything random derives from it, so that a resumed run is the same run.
+        epoch (`int`): Passes over the data before the present one.
+        epoch_step (`int`): Steps done of the present one.
 
     Raises:
         LaunchError: If the launcher started more processes than Accelerate sees.
@@ -146,16 +149,13 @@ class Engine:
         # Not prepared: Accelerate would step it once a process.
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
         self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
-        # An EpochSampler: its order depends on (seed, epoch) alone.
+        # An EpochSampler or a StreamSampler: its order depends on (seed, epoch) alone.
         self.sampler: Any = loader.sampler
-        self.global_step = 0
+        self.global_step = self.epoch = self.epoch_step = 0
         self.resumed_from: Path | None = None
         self.micro_batches = args.gradient_accumulation_steps
-        if self.micro_batches > len(self.loader):
-            raise ValueError(
-                f"`gradient_accumulation_steps` of {self.micro_batches} needs as many batches an epoch; there are "
-                f"{len(self.loader)}. Lower it, or `data.batch_size`."
-            )
+        if self.steps_per_epoch == 0:
+            raise self._too_few_batches(len(self.loader))
         if args.resume:
             self._resume()
         self._forget_what_comes_later()
@@ -165,19 +165,39 @@ class Engine:
         return self.accelerator.unwrap_model(self.model)
 
     @property
-    def steps_per_epoch(self) -> int:
-        return len(self.loader) // self.micro_batches
+    def steps_per_epoch(self) -> int | None:
+        """Whole groups of micro-batches an epoch; None of a stream, whose end is known when it is reached."""
+        return len(self.loader) // self.micro_batches if isinstance(self.sampler, Sized) else None
 
     def batches(self) -> Iterator[list[dict[str, torch.Tensor]]]:
         """Groups of micro-batches, one group a step, from where the run stands to its last step."""
         while self.global_step < self.args.max_steps:
-            epoch, position = divmod(self.global_step, self.steps_per_epoch)
+            if self.steps_per_epoch is not None:
+                self.epoch, self.epoch_step = divmod(self.global_step, self.steps_per_epoch)
             # Accelerate sets the sampler's epoch from `iteration` each time the loader is iterated.
-            self.loader.iteration = epoch
-            self.sampler.set_epoch(epoch)
-            batches = iter(skip_first_batches(self.loader, position * self.micro_batches))
-            for _ in range(min(self.steps_per_epoch - position, self.args.max_steps - self.global_step)):
-                yield [next(batches) for _ in range(self.micro_batches)]
+            self.loader.iteration = self.epoch
+            self.sampler.set_epoch(self.epoch)
+            yield from self._rest_of_epoch()
+            self.epoch, self.epoch_step = self.epoch + 1, 0
+
+    def _rest_of_epoch(self) -> Iterator[list[dict[str, torch.Tensor]]]:
+        """Groups from `epoch_step` on; batches at the end that do not fill a group are left out."""
+        # Of a stream, what was seen is read once more, but no samples are made of it.
+        batches = iter(skip_first_batches(self.loader, self.epoch_step * self.micro_batches))
+        while self.global_step < self.args.max_steps and self.epoch_step != self.steps_per_epoch:
+            group = list(islice(batches, self.micro_batches))
+            if len(group) < self.micro_batches:
+                if self.epoch_step == 0:
+                    raise self._too_few_batches(len(group))
+                return
+            self.epoch_step += 1
+            yield group
+
+    def _too_few_batches(self, count: int) -> ValueError:
+        return ValueError(
+            f"`gradient_accumulation_steps` of {self.micro_batches} needs as many batches an epoch; there are "
+            f"{count}. Lower it, or `data.batch_size`."
+        )
 
     def fit(
         self,
@@ -269,7 +289,12 @@ class Engine:
         self.accelerator.save_state(str(aside))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            state = {"global_step": self.global_step, "run": self._identity()}
+            state: dict[str, Any] = {
+                "global_step": self.global_step,
+                "epoch": self.epoch,
+                "epoch_step": self.epoch_step,
+            }
+            state["run"] = self._identity()
             if self.shape is not None:
                 state["shape"] = self.shape.describe()
             (aside / STATE_FILE).write_text(json.dumps(state))
@@ -293,7 +318,7 @@ class Engine:
         if self.shape is not None:
             self.shape.restore(self, state["shape"])
         self.accelerator.load_state(str(found[-1]))
-        self.global_step = state["global_step"]
+        self.global_step, self.epoch, self.epoch_step = (state[k] for k in ("global_step", "epoch", "epoch_step"))
         self.resumed_from = found[-1]
 
     def _forget_what_comes_later(self) -> None:
@@ -312,7 +337,8 @@ class Engine:
         """What a resumed run must share with the run that it continues."""
         free = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "resume", "report_to"}
         values = {k: v for k, v in asdict(self.args).items() if k not in free}
-        processes = {"images": len(self.sampler), "processes": self.accelerator.num_processes}
+        images = len(self.sampler) if isinstance(self.sampler, Sized) else None
+        processes = {"images": images, "processes": self.accelerator.num_processes}
         return values | processes | self.context
 
 

@@ -8,6 +8,8 @@ from transformers import ViTConfig
 
 # What may differ from layer to layer.
 LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
+# Of what `save_pretrained` writes: raised when a folder of today would no longer be read rightly by yesterday's code.
+FORMAT_VERSION = 1
 
 
 def _adopt_stock_vit(config_dict: dict[str, Any], source: Any) -> dict[str, Any]:
@@ -44,6 +46,8 @@ class OfbViTConfig(ViTConfig):
             Whether that token has a classifier of its own; the logits are then the mean of the two.
         search (`dict`, *optional*):
             How this network was found. A record: nothing is read from it.
+        format_version (`int`, *optional*, defaults to 1):
+            Version of the format of the saved model. A newer one than this code knows is refused.
         per_layer_config (`dict[int, dict]`, *optional*):
             `num_attention_heads`, `head_dim` and `intermediate_size` of the layers that differ from the values above.
 
@@ -57,6 +61,7 @@ class OfbViTConfig(ViTConfig):
     distillation_token: bool = False
     distillation_head: bool = False
     search: dict | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.image_size = square_side("image_size", self.image_size)
@@ -79,6 +84,16 @@ class OfbViTConfig(ViTConfig):
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As any config's.
+
+        Raises:
+            ValueError: If the data is of a newer `format_version`.
+        """
+        _check_format(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         return _adopt_stock_vit(config_dict, pretrained_model_name_or_path), kwargs
@@ -89,6 +104,16 @@ class OfbViTConfig(ViTConfig):
         layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
         heads = [layer.num_attention_heads for layer in layers]
         return heads, [layer.head_dim for layer in layers], [layer.intermediate_size for layer in layers]
+
+
+def _check_format(config_dict: dict[str, Any]) -> None:
+    version = config_dict.get("format_version", FORMAT_VERSION)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ValueError(
+            f"`format_version` of the checkpoint is {version}, this code reads up to {FORMAT_VERSION}. Upgrade "
+            "supersam_hf; or load it with the code in its own repository: by an Auto class with "
+            "`trust_remote_code=True`, in a process that has not imported supersam_hf."
+        )
 
 
 def square_side(name: str, size: int | list[int] | tuple[int, int]) -> int:

@@ -239,11 +239,14 @@ class OfbViTModel(OfbViTPreTrainedModel):
 
     Args:
         config ([`OfbViTConfig`]): With the widths of every layer.
-        add_pooling_layer (`bool`): Whether the class token goes through a pooler (`pooler_output`).
+        add_pooling_layer (`bool`, *optional*): Whether the class token goes through a pooler (`pooler_output`). By
+            default it does, unless the config is that of an [`OfbViTForImageClassification`], which has none.
     """
 
-    def __init__(self, config: OfbViTConfig, add_pooling_layer: bool = True) -> None:
+    def __init__(self, config: OfbViTConfig, add_pooling_layer: bool | None = None) -> None:
         PreTrainedModel.__init__(self, config)
+        if add_pooling_layer is None:
+            add_pooling_layer = "OfbViTForImageClassification" not in (config.architectures or [])
         self.embeddings = OfbViTEmbeddings(config)
         self.layers = nn.ModuleList(OfbViTLayer(config, *widths) for widths in zip(*config.layer_widths))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)

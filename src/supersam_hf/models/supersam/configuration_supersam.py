@@ -9,6 +9,8 @@ from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamP
 
 # A stock SAM's `model_type` and the one it becomes here.
 RENAMED = {"sam": "supersam", "sam_vision_model": "supersam_vision_model"}
+# Of what `save_pretrained` writes: raised when a folder of today would no longer be read rightly by yesterday's code.
+FORMAT_VERSION = 1
 
 
 def _adopt_stock_sam(config_dict: dict[str, Any], source: Any, accepted: tuple[str, ...]) -> dict[str, Any]:
@@ -25,6 +27,16 @@ def _adopt_stock_sam(config_dict: dict[str, Any], source: Any, accepted: tuple[s
         vision = config_dict["vision_config"]
         vision["model_type"] = RENAMED.get(vision.get("model_type"), "supersam_vision_model")
     return config_dict
+
+
+def _check_format(config_dict: dict[str, Any]) -> None:
+    version = config_dict.get("format_version", FORMAT_VERSION)
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ValueError(
+            f"`format_version` of the checkpoint is {version}, this code reads up to {FORMAT_VERSION}. Upgrade "
+            "supersam_hf; or load it with the code in its own repository: by an Auto class with "
+            "`trust_remote_code=True`, in a process that has not imported supersam_hf."
+        )
 
 
 @strict
@@ -80,6 +92,11 @@ class SuperSamConfig(SamConfig):
             What may vary between the subnets of this supernet: [`ElasticSpace`] as JSON data.
         subnet (`dict`, *optional*):
             In an extracted model, which [`Subnet`] of its supernet it is. A record: the shapes are in `vision_config`.
+        subnet_name (`str`, *optional*):
+            What that subnet was asked for by: a point of the supernet's Pareto front (`"pareto-2"`), `"largest"` or
+            `"smallest"`. A record.
+        format_version (`int`, *optional*, defaults to 1):
+            Version of the format of the saved model. A newer one than this code knows is refused.
     """
 
     model_type = "supersam"
@@ -91,6 +108,25 @@ class SuperSamConfig(SamConfig):
 
     elastic_space: dict | None = None
     subnet: dict | None = None
+    subnet_name: str | None = None
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As any config's.
+
+        Raises:
+            ValueError: If the data is of a newer `format_version`.
+        """
+        _check_format(config_dict)
+        # Auto classes offer the model's arguments to the config first; `subnet` there is which one to load, not the
+        # record of that name.
+        asked = {"subnet": kwargs.pop("subnet")} if "subnet" in kwargs else {}
+        loaded = super().from_dict(config_dict, **kwargs)
+        if not kwargs.get("return_unused_kwargs"):
+            return loaded
+        config, unused = loaded
+        return config, {**unused, **asked}
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:

@@ -13,8 +13,8 @@ from .elastic_supersam import Subnet
 LAYERS = "vision_encoder.layers."
 
 
-def subnet_config(config: SuperSamConfig, subnet: Subnet) -> SuperSamConfig:
-    """The config of `subnet` as a standalone model: fewer layers, re-mapped global layers, per-layer widths."""
+def subnet_config(config: SuperSamConfig, subnet: Subnet, name: str | None = None) -> SuperSamConfig:
+    """The config of `subnet`, called `name`, standing alone: fewer layers, global ones re-mapped, per-layer widths."""
     data = config.to_dict()
     vision = data["vision_config"]
     vision.pop("per_layer_config", None)
@@ -22,13 +22,12 @@ def subnet_config(config: SuperSamConfig, subnet: Subnet) -> SuperSamConfig:
         new for new, old in enumerate(subnet.layers) if old in config.vision_config.global_attn_indexes
     ]
     vision["num_hidden_layers"] = len(subnet.layers)
-    for name, widths in (("mlp_dim", subnet.mlp_dim), ("head_dim", subnet.head_dim)):
-        vision[name] = max(widths)
+    vision["mlp_dim"], vision["head_dim"] = max(subnet.mlp_dim), max(subnet.head_dim)
     if len(set(subnet.mlp_dim)) > 1 or len(set(subnet.head_dim)) > 1:
         vision["per_layer_config"] = {
             i: {"mlp_dim": mlp, "head_dim": head} for i, (mlp, head) in enumerate(zip(subnet.mlp_dim, subnet.head_dim))
         }
-    return SuperSamConfig.from_dict({**data, "elastic_space": None, "subnet": subnet.to_dict()})
+    return SuperSamConfig.from_dict({**data, "elastic_space": None, "subnet": subnet.to_dict(), "subnet_name": name})
 
 
 def subnet_state_dict(model: Any, subnet: Subnet) -> dict[str, torch.Tensor]:
@@ -60,7 +59,7 @@ def stock_sam_config(config: SuperSamConfig) -> SamConfig:
             f"`mlp_dim` {mlp_dims} and `head_dim` {head_dims}. Save it as a SuperSamModel instead."
         )
     data = config.to_dict()
-    for key in ("elastic_space", "subnet", "model_type", "architectures", "auto_map"):
+    for key in ("elastic_space", "subnet", "subnet_name", "format_version", "model_type", "architectures", "auto_map"):
         data.pop(key, None)
     for key in ("head_dim", "query_pre_attn_scalar", "per_layer_config", "model_type"):
         data["vision_config"].pop(key, None)

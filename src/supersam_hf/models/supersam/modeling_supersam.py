@@ -1,12 +1,12 @@
 """PyTorch SuperSAM: a SAM whose image encoder runs at the depth and widths of any of its subnets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, SamModel, SamPreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, SamModel, SamPreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.sam.modeling_sam import (
@@ -22,15 +22,34 @@ from transformers.models.sam.modeling_sam import (
     SamVisionLayer,
     SamVisionNeck,
 )
+from transformers.utils import resolve_revision
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_supersam import SuperSamConfig, SuperSamVisionConfig
 from .elastic_supersam import ElasticSpace, Subnet
 from .extraction_supersam import resized_config, resized_state_dict, stock_sam_config, subnet_config, subnet_state_dict
+from .pareto_supersam import HUB_ARGUMENTS, choose_subnet
 
 
-class ElasticLinear(nn.Linear):
+# What `SamProcessor` returns beside the inputs, for `post_process_masks`: `model(**inputs)` has them along.
+PROCESSOR_SIZES = ("original_sizes", "reshaped_input_sizes")
+
+
+class Windowed:
+    """Marks layers whose forward takes a `window`. A layer that wraps one and passes the window on bears it too."""
+
+
+def leading(weight: torch.Tensor, window: int, groups: int, dim: int) -> torch.Tensor:
+    """The leading `window` channels of each of the equal `groups` along `dim`: a view for one group, a gathered copy
+    for several."""
+    if groups == 1:
+        return weight.narrow(dim, 0, window)
+    # (..., groups * full, ...) -> (..., groups * window, ...)
+    return weight.unflatten(dim, (groups, -1)).narrow(dim + 1, 0, window).flatten(dim, dim + 1)
+
+
+class ElasticLinear(Windowed, nn.Linear):
     """A linear layer that can run on the leading `window` of one of its dimensions.
 
     Args:
@@ -47,17 +66,10 @@ class ElasticLinear(nn.Linear):
 
     def narrowed(self, window: int) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias at `window`: views for one group, a gathered copy for several."""
-        weight, bias = self.weight, self.bias
-        if self.groups == 1:
-            if self.elastic == "in":
-                return weight[:, :window], bias
-            return weight[:window], None if bias is None else bias[:window]
         if self.elastic == "in":
-            # (out, groups * full) -> (out, groups * window)
-            return weight.unflatten(1, (self.groups, -1))[:, :, :window].flatten(1), bias
-        # (groups * full, in) -> (groups * window, in)
-        weight = weight.unflatten(0, (self.groups, -1))[:, :window].flatten(0, 1)
-        return weight, None if bias is None else bias.unflatten(0, (self.groups, -1))[:, :window].flatten()
+            return leading(self.weight, window, self.groups, 1), self.bias
+        bias = None if self.bias is None else leading(self.bias, window, self.groups, 0)
+        return leading(self.weight, window, self.groups, 0), bias
 
     def forward(self, hidden_states: torch.Tensor, window: int | None = None) -> torch.Tensor:
         if window is None:
@@ -70,9 +82,9 @@ def narrow_out(layer: nn.Module, hidden_states: torch.Tensor, window: int, full:
     (..., in) to (..., groups * window)."""
     if window == full:
         return layer(hidden_states)
-    if isinstance(layer, ElasticLinear):
+    if isinstance(layer, Windowed):
         return layer(hidden_states, window)
-    # An adapter (peft) wraps the layer and knows no windows: run it whole, keep what the window keeps.
+    # An adapter that knows no windows (stock peft) wraps the layer: run it whole, keep what the window keeps.
     return layer(hidden_states).unflatten(-1, (groups, full))[..., :window].flatten(-2)
 
 
@@ -81,7 +93,7 @@ def narrow_in(layer: nn.Module, hidden_states: torch.Tensor, window: int, full: 
     (..., groups * window) to (..., out)."""
     if window == full:
         return layer(hidden_states)
-    if isinstance(layer, ElasticLinear):
+    if isinstance(layer, Windowed):
         return layer(hidden_states, window)
     return layer(F.pad(hidden_states.unflatten(-1, (groups, window)), (0, full - window)).flatten(-2))
 
@@ -371,6 +383,8 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
             ValueError: If the subnet does not fit this model, or is given with `image_embeddings`.
             TypeError: For an unknown keyword argument.
         """
+        for name in PROCESSOR_SIZES:
+            kwargs.pop(name, None)
         _reject_unknown(kwargs)
         if subnet is not None and image_embeddings is not None:
             raise ValueError("`subnet` picks how `pixel_values` are encoded; it has no effect on `image_embeddings`.")
@@ -390,15 +404,41 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *model_args: Any, subnet: Subnet | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: Any,
+        *model_args: Any,
+        subnet: Subnet | Mapping[str, Any] | str | None = None,
+        max_params: float | None = None,
+        max_macs: float | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """As above; with `subnet`, that subnet of the checkpoint as a standalone model (see `extract`)."""
+        """As above; with `subnet` or a limit, that subnet of the checkpoint as a standalone model (see `extract`).
+
+        Which one is settled before any weights are downloaded.
+
+        Args:
+            subnet ([`Subnet`], `dict` or `str`, *optional*): Itself, its data, `"largest"`, `"smallest"`, or the name
+                of a point of the Pareto front that the supernet's repository carries, such as `"pareto-2"`.
+            max_params (`float`, *optional*): The best point of that front with at most so many parameters; up to 1, a
+                fraction of the largest subnet's.
+            max_macs (`float`, *optional*): Likewise, with at most so many multiply-accumulates in the image encoder.
+
+        Raises:
+            ValueError: If there is no such subnet or no front, or `subnet` is given with a limit.
+        """
+        if subnet is None and max_params is None and max_macs is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        kwargs["revision"] = _one_revision(pretrained_model_name_or_path, kwargs)
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        config = kwargs.get("config")
+        # not given, or where it lies; as remote code, what Auto classes give may be a SuperSamConfig of another import
+        if not isinstance(config, PreTrainedConfig):
+            config = SuperSamConfig.from_pretrained(config or pretrained_model_name_or_path, **hub)
+        chosen, name = choose_subnet(pretrained_model_name_or_path, config, subnet, max_params, max_macs, hub)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if subnet is None:
-            return loaded
         if isinstance(loaded, tuple):  # output_loading_info=True
-            return loaded[0].extract(subnet), loaded[1]
-        return loaded.extract(subnet)
+            return loaded[0].extract(chosen, name), loaded[1]
+        return loaded.extract(chosen, name)
 
     @torch.no_grad()
     def get_image_embeddings(
@@ -412,17 +452,21 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
         """The space in the config, or the paper's for this architecture."""
         return ElasticSpace.for_config(self.config)
 
-    def extract(self, subnet: Subnet) -> "SuperSamModel":
+    def extract(self, subnet: Subnet, name: str | None = None) -> "SuperSamModel":
         """Copies the subnet's weights into a standalone, smaller model, which `save_pretrained` saves as any other.
 
         Its outputs are those of `forward(subnet=subnet)`: bit for bit in fp32 on CPU, to rounding elsewhere.
+
+        Args:
+            subnet ([`Subnet`]): Which subnet.
+            name (`str`, *optional*): What it is called, for the record in the config: `"pareto-2"`.
 
         Raises:
             ValueError: If the subnet does not fit this model.
         """
         encoder = self.vision_encoder
         subnet.check(len(encoder.layers), encoder.mlp_dims, encoder.head_dims)
-        return self._like_this(subnet_config(self.config, subnet), subnet_state_dict(self, subnet))
+        return self._like_this(subnet_config(self.config, subnet, name), subnet_state_dict(self, subnet))
 
     def to_sam(self) -> SamModel:
         """This model as a stock `transformers.SamModel`, which needs no code of ours to load.
@@ -434,6 +478,17 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
         model = SamModel._from_config(config, dtype=self.dtype, attn_implementation=self.config._attn_implementation)
         model.load_state_dict(self.state_dict())
         return model.to(self.device).train(self.training)
+
+
+def _one_revision(name_or_path: Any, kwargs: dict[str, Any]) -> str | None:
+    """The commit that `revision` is now, so that config, front and weights are of the same."""
+    return resolve_revision(
+        name_or_path,
+        kwargs.get("revision"),
+        token=kwargs.get("token"),
+        local_files_only=kwargs.get("local_files_only", False),
+        cache_dir=kwargs.get("cache_dir"),
+    )
 
 
 def _reject_unknown(kwargs: dict[str, Any]) -> None:

@@ -1,0 +1,29 @@
+"""`supersam-hf convert`: Meta's original SAM checkpoints."""
+
+import argparse
+import sys
+
+
+def main(argv: list[str]) -> int:
+    """Converts a `.pth` file to a folder that `from_pretrained` loads; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="supersam-hf convert",
+        description="Turn an original SAM .pth checkpoint into a folder that from_pretrained loads.",
+    )
+    parser.add_argument("checkpoint", help="original SAM checkpoint (sam_vit_b_01ec64.pth, ...)")
+    parser.add_argument("output_dir", help="folder to write")
+    args = parser.parse_args(argv)
+    from ..models.supersam import SuperSamModel, SuperSamProcessor
+    from ..models.supersam.convert_meta import load_meta_checkpoint
+
+    try:
+        config, state = load_meta_checkpoint(args.checkpoint)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"supersam-hf convert: {error}", file=sys.stderr)
+        return 2
+    model = SuperSamModel(config)
+    model.load_state_dict(state)
+    model.save_pretrained(args.output_dir)
+    SuperSamProcessor.for_config(config).save_pretrained(args.output_dir)
+    print(f"wrote {args.output_dir}")
+    return 0

@@ -1,0 +1,110 @@
+"""`supersam-hf push`: a run, or the folder of a model or an adapter, published on the Hub."""
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+
+NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="supersam-hf push",
+        description="Publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card. "
+        "One commit; a README.md that is there keeps its text.",
+    )
+    parser.add_argument("source", metavar="RUN_OR_FOLDER", help="output folder of a run, or of a model or an adapter")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="name or namespace/name")
+    parser.add_argument("--name", help=f"what of a run: {NAMES} (subnet; of an adapt run, adapter)")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--revision", help="branch to commit to, made if need be (main)")
+    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead")
+    parser.add_argument("--token", help="with write access (that of `hf auth login`, or HF_TOKEN)")
+    parser.add_argument("--commit_message", help="of the commit")
+    parser.add_argument("--tags", nargs="+", metavar="TAG", help="added to the model card's")
+    parser.add_argument("--stock", action="store_true", help="a SAM of equally wide layers as transformers' SamModel")
+    parser.add_argument("--max_shard_size", metavar="SIZE", help="split larger weights over several files (5GB)")
+    parser.add_argument("--output_dir", metavar="DIR", help="keep the exported folder here as well")
+    parser.add_argument("--dry_run", action="store_true", help="send nothing: write the folder, print the model card")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Pushes, or writes what would be pushed; returns the exit code."""
+    args = parser().parse_args(argv)
+    from huggingface_hub.utils import validate_repo_id
+
+    from ..hub import PushError
+    from ..hub.push import required_token
+
+    try:
+        validate_repo_id(args.repo_id)
+        if not args.dry_run:
+            args.token = required_token(args.token)
+        _push(args)
+    except (ValueError, OSError, PushError) as error:
+        print(f"supersam-hf push: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _push(args: argparse.Namespace) -> None:
+    from ..hub import push
+    from ..hub.contents import prepared
+
+    with TemporaryDirectory() as scratch:
+        target = Path(args.output_dir or Path(scratch) / "model")
+        source, options, version = _source(args)
+        folder = prepared(source, target, options)
+        if args.dry_run:
+            _print_contents(folder)
+            return
+        commit = push(
+            folder,
+            args.repo_id,
+            private=args.private or None,
+            revision=args.revision,
+            create_pr=args.create_pr,
+            version=version,
+            token=args.token,
+            commit_message=args.commit_message,
+            tags=args.tags,
+        )
+    print(f"pushed to {commit.pr_url or commit.commit_url}")
+
+
+def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str | None]:
+    """What to publish, how it is exported, and the tag that its card pins."""
+    options: dict[str, Any] = {"stock": True} if args.stock else {}
+    if args.max_shard_size is not None:
+        options["max_shard_size"] = args.max_shard_size
+    folder = Path(args.source)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    if not (folder / "start.json").is_file():
+        if args.name is not None:
+            raise ValueError(f"`--name` picks from a run's folder; {folder} is none (it has no start.json).")
+        return folder, options, None
+    from ..pipeline.publish import publication
+
+    only_adapted = (folder / "adapt.json").is_file() and not (folder / "search.json").is_file()
+    name = args.name or ("adapter" if only_adapted else "subnet")
+    # A pull request gets no tag: its commit is not the one that will be merged.
+    revision = args.revision or ("main" if args.create_pr else None)
+    found = publication(folder, name, repo_id=args.repo_id, revision=revision, stock=args.stock)
+    return found.model, {**found.export_arguments(), **options}, found.version
+
+
+def _print_contents(folder: Path) -> None:
+    from ..hub.contents import files_of
+
+    files = files_of(folder)
+    if "README.md" in files:
+        print(files["README.md"].read_text(encoding="utf-8"))
+    for name, path in files.items():
+        print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)
+    print(f"nothing was sent ({len(files)} files)", file=sys.stderr)

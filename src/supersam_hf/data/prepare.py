@@ -1,0 +1,219 @@
+"""`prepare`: any source that can be trained on, as parquet files that load anywhere and can be streamed."""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .arguments import DataArguments, SourceFormat
+from .classification import load_classification
+from .classification_arguments import ImageClassificationArguments
+from .dataset_card import Task, dataset_card, made_by
+from .image_folder import image_folder_splits, is_image_folder
+from .load import find_format, load_source, mask_layout, source_splits
+from .parquet import write_parquet
+from .splits import VALIDATION_NAMES, is_saved, stored_splits
+from .streaming import open_stream
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+
+FIRST_SPLITS = ("train", "validation", "test")
+Layout = SourceFormat | Literal["image folder", "columns"]
+
+MASKS = "Masks are kept to the pixel, as COCO compressed run lengths; boxes and areas are taken from them."
+MADE_FROM = {
+    "coco": f"images and annotations in COCO's layout. {MASKS} Crowd annotations are left out.",
+    "folder": f"a folder of images and a folder of their masks. {MASKS}",
+    "instances": f"images with a map of object ids each. {MASKS}",
+    "canonical": f"images with the run lengths or polygons of their objects. {MASKS}",
+    "image folder": "a folder of images for each class; they are in a fixed random order.",
+    "columns": "images with their labels, in the order of the source.",
+}
+
+
+@dataclass
+class PrepareArguments:
+    """What to prepare.
+
+    Args:
+        source (`str`): What `load_source` or `load_classification` reads: a local path, or a dataset id on the Hub.
+        task ("segmentation" or "classification", *optional*): By default what the source has: masks, or labels.
+        format (`str`, *optional*, defaults to `"auto"`): Layout of a source with masks.
+        splits (`list[str]`, *optional*): Which splits; by default all that there are.
+        max_shard_size (`str`, *optional*, defaults to `"500MB"`): Most of a parquet file, in memory.
+        config_name, image_column, label_column, label_names (*optional*): As in `ImageClassificationArguments`.
+        license (`str`, *optional*): The Hub's id of the license, for the card.
+
+    Raises:
+        ValueError: If a value is none of those accepted.
+    """
+
+    source: str
+    task: Task | None = None
+    format: SourceFormat = "auto"
+    splits: list[str] | None = None
+    max_shard_size: str = "500MB"
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    label_names: list[str] | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.source == "shapes" or self.format == "shapes":
+            raise ValueError("`source` 'shapes' is generated anew wherever it is named; prepare stored images.")
+        if self.task not in (None, "segmentation", "classification"):
+            raise ValueError(f"`task` must be segmentation or classification, got {self.task!r}.")
+        if self.task == "classification" and self.format != "auto":
+            raise ValueError(f"`format` {self.format!r} is for sources with masks; `task` is classification.")
+        if re.fullmatch(r"\d+(\.\d+)? ?([KMGT]i?)?B", self.max_shard_size, re.IGNORECASE) is None:
+            raise ValueError(f"`max_shard_size` must be a size such as 500MB or 1GB, got {self.max_shard_size!r}.")
+
+
+def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = None) -> "DatasetDict":
+    """Writes a dataset as `data/<split>-00000-of-0000N.parquet` and `README.md`, images within, whole or not at all.
+
+    Args:
+        args ([`PrepareArguments`]): What to prepare.
+        output_dir (`str` or `Path`): Folder to write; new or empty.
+        name (`str`, *optional*): Under which the card says to load it; by default the folder's.
+
+    Returns:
+        `datasets.DatasetDict`: What was written, by split: columns `image`, `image_id`, `objects` (see
+        `canonical_features`), or `image` and `label`.
+
+    Raises:
+        ValueError: If the folder is not empty, or the source, a split or its columns are not there (saying what is).
+    """
+    folder = Path(output_dir)
+    check_empty(folder)
+    task, layout = find_task(args)
+    dataset = read_splits(args, task, layout)
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "data").mkdir(parents=True)
+    for split, rows in dataset.items():
+        write_parquet(rows, aside / "data", str(split), args.max_shard_size)
+    size = sum(file.stat().st_size for file in (aside / "data").iterdir())
+    named = not os.path.exists(args.source)  # an id on the Hub; a path of this machine means nothing elsewhere
+    origin = f"[{args.source}](https://huggingface.co/datasets/{args.source}): " if named else ""
+    made = f"{made_by()} made it from {origin}{MADE_FROM[layout]}"
+    card = dataset_card(
+        dataset, task, name=name or folder.resolve().name, made=made, files_size=size, license_id=args.license
+    )
+    (aside / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    return dataset
+
+
+def check_empty(folder: Path) -> None:
+    """Raises `ValueError` where something lies at a path that is to be written."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"`output_dir` {str(folder)!r} is not an empty folder; name a new one, or empty it.")
+
+
+def find_task(args: PrepareArguments) -> tuple[Task, Layout]:
+    """Whether a source has masks or labels, and its layout, from what lies there.
+
+    Raises:
+        ValueError: If nothing is there, or it has none of the known layouts.
+    """
+    path = Path(args.source)
+    if args.task == "classification":
+        return "classification", "image folder" if is_image_folder(path) else "columns"
+    if args.format != "auto":
+        return "segmentation", args.format
+    # Folders of images and masks look like folders of classes too.
+    if args.task is None and mask_layout(path) is None and is_image_folder(path):
+        return "classification", "image folder"
+    layout = find_format(args.source)
+    if layout != "auto":
+        return "segmentation", layout
+    columns = _columns(args)
+    if args.task is None and not {"instances", "objects"} & set(columns):
+        return "classification", "columns"
+    return "segmentation", "canonical" if "objects" in columns else "instances"
+
+
+def read_splits(args: PrepareArguments, task: Task, layout: Layout) -> "DatasetDict":
+    """The wanted splits, converted, under the names that they have on the Hub.
+
+    Raises:
+        ValueError: If a split is not there, its name cannot be a split's, or two would have the same name.
+    """
+    from datasets import DatasetDict
+
+    dataset = DatasetDict()
+    for split, stored in _wanted_splits(args, layout).items():
+        try:
+            dataset[split] = _read(args, task, layout, stored)
+        except ValueError as error:
+            raise ValueError(f"Split {stored!r}: {error}") from error
+    features = [rows.features for rows in dataset.values()]
+    if any(other != features[0] for other in features):
+        raise ValueError(f"The splits {list(dataset)} have different classes; choose those that agree by `splits`.")
+    return dataset
+
+
+def _wanted_splits(args: PrepareArguments, layout: Layout) -> dict[str, str]:
+    """Names of splits in the source by the names that they get."""
+    found = _found_splits(args, layout)
+    stored: dict[str, str] = {}
+    for name in found:
+        split = _published_name(name, layout)
+        if args.splits is not None and not {name, split} & {_published_name(s, layout) for s in args.splits}:
+            continue
+        if split in stored:
+            raise ValueError(f"The splits {stored[split]!r} and {name!r} would both be {split!r}; choose by `splits`.")
+        if re.fullmatch(r"\w+(\.\w+)*", split) is None:
+            raise ValueError(f"Split {name!r} must be named with letters, digits and _ to be a dataset's; rename it.")
+        stored[split] = name
+    missing = {_published_name(split, layout) for split in args.splits or ()} - set(stored)
+    if missing or not stored:
+        raise ValueError(f"There is no split {sorted(missing)} in {args.source}; the splits there are {found}.")
+    return {split: stored[split] for split in (*FIRST_SPLITS, *stored) if split in stored}
+
+
+def _found_splits(args: PrepareArguments, layout: Layout) -> list[str]:
+    if layout == "image folder":
+        return image_folder_splits(Path(args.source))
+    if layout == "columns":
+        return stored_splits(args.source, args.config_name)
+    return source_splits(args.source, layout)
+
+
+def _published_name(split: str, layout: Layout) -> str:
+    """As the Hub names it: "val2017" of COCO is "validation"."""
+    if layout == "coco":
+        split = re.sub(r"(?<=\D)\d{4}$", "", split)
+    return "validation" if split in VALIDATION_NAMES else split
+
+
+def _read(args: PrepareArguments, task: Task, layout: Layout, split: str) -> "Dataset":
+    if task == "segmentation":
+        return load_source(DataArguments(source=args.source, format=layout, train_split=split), "train")  # type: ignore[arg-type]
+    columns: dict[str, Any] = {name: vars(args)[name] for name in ("image_column", "label_column", "label_names")}
+    chosen = ImageClassificationArguments(source=args.source, config_name=args.config_name, **columns)
+    return load_classification(replace(chosen, train_split=split), "train")
+
+
+def _columns(args: PrepareArguments) -> list[str]:
+    """Columns of a stored dataset, told from its first split's head."""
+    path = Path(args.source)
+    if is_saved(path):
+        import datasets
+
+        stored = datasets.load_from_disk(str(path))
+        names = stored.column_names
+        return names if isinstance(names, list) else next(iter(names.values()))
+    split = stored_splits(args.source, args.config_name)[0]
+    return list(open_stream(args.source, split, args.config_name).features)
+
+
+__all__ = ["PrepareArguments", "check_empty", "find_task", "prepare", "read_splits"]

@@ -1,0 +1,185 @@
+"""A model as a folder that anyone can load: config, safetensors, processor, code, model card, search record."""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import SamProcessor
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+from ..files import write_json
+from ..models.supersam import SuperSamImageProcessor, SuperSamProcessor
+from .readme import plain_readme
+
+
+# Which class serves which Auto class, by `model_type`: what `trust_remote_code=True` reads. transformers' own
+# `register_for_auto_class` keeps one only.
+AUTO_MAPS = {
+    "supersam": {
+        "AutoConfig": "configuration_supersam.SuperSamConfig",
+        "AutoModel": "modeling_supersam.SuperSamModel",
+        "AutoModelForMaskGeneration": "modeling_supersam.SuperSamModel",
+    },
+    "ofb_vit": {
+        "AutoConfig": "configuration_ofb_vit.OfbViTConfig",
+        "AutoModel": "modeling_ofb_vit.OfbViTModel",
+        "AutoModelForImageClassification": "modeling_ofb_vit.OfbViTForImageClassification",
+    },
+}
+PROCESSOR_AUTO_MAP = {
+    "AutoProcessor": "image_processing_supersam.SuperSamProcessor",
+    "AutoImageProcessor": "image_processing_supersam.SuperSamImageProcessor",
+}
+PUBLISHED = {"supersam": "SuperSamModel", "ofb_vit": "OfbViTForImageClassification"}
+
+
+def export(
+    model: Any,
+    folder: str | Path,
+    *,
+    processor: Any = None,
+    card: str | None = None,
+    search: dict[str, Any] | None = None,
+    pareto: dict[str, Any] | None = None,
+    figures: Mapping[str, str | Path] | None = None,
+    stock: bool = False,
+    max_shard_size: int | str = "5GB",
+) -> Path:
+    """Writes a folder that loads with this package, and with `trust_remote_code=True` where it is not installed.
+
+    It is written aside and then renamed: whole, or not there.
+
+    Args:
+        model (`SuperSamModel` or `OfbViTForImageClassification`): A supernet, a subnet, a found or fine-tuned model;
+            also one that was itself loaded with `trust_remote_code=True`.
+        folder (`str` or `Path`): Where to. A model folder that lies there is replaced.
+        processor (*optional*): Of a SAM: any SAM processor; the one for the model's input size if left out. Of a
+            classifier: the image processor that it was trained with, which must be given.
+        card (`str`, *optional*): The model card, README.md; a short one if left out.
+        search (`dict`, *optional*): How the model was found, `search.json`.
+        pareto (`dict`, *optional*): A supernet's Pareto front, `pareto.json`, whose points can be loaded by name.
+        figures (`dict[str, Path]`, *optional*): Image files by the name that the card gives them.
+        stock (`bool`): Write a SAM whose layers are equally wide as a plain `transformers.SamModel`, without code.
+        max_shard_size (`int` or `str`): Weights beyond this are split over several files.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        ValueError: For any other model, a classifier without its image processor, `stock` of a model that stock SAM
+            cannot hold, a figure that is no image file, or a folder that holds something else.
+    """
+    folder = Path(folder)
+    model_type = check_model(model)
+    _check_processor(model_type, processor)
+    _check_figures(figures or {})
+    check_replaceable(folder)
+    if stock:
+        model = _stock_model(model, model_type)
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _write_model(model, aside, max_shard_size)
+    _write_processor(model, processor, aside)
+    (aside / "README.md").write_text(card or plain_readme(model), encoding="utf-8")
+    for name, data in (("search.json", search), ("pareto.json", pareto)):
+        if data is not None:
+            write_json(aside / name, data)
+    for name, path in (figures or {}).items():
+        shutil.copyfile(path, aside / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    return aside.rename(folder)
+
+
+def check_model(model: Any) -> str:
+    """The `model_type` of a model that can be exported; `ValueError` for any other."""
+    model_type, name = model.config.model_type, type(model).__name__
+    if PUBLISHED.get(model_type) != name:
+        raise ValueError(f"`model` must be one of {sorted(PUBLISHED.values())}, got a {name}.")
+    if any(".base_layer." in key for key in model.state_dict()):
+        raise ValueError(
+            "`model` carries an adapter (peft), which would be saved under names that no model loads: merge it with "
+            "`merge_and_unload()`, or push the adapter's own folder."
+        )
+    return model_type
+
+
+def check_replaceable(folder: Path) -> None:
+    """`ValueError` where something else than a model folder lies."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    config = folder / "config.json"
+    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    if model_type not in (*AUTO_MAPS, "sam"):
+        raise ValueError(
+            f"`folder` {folder} holds something else than a model (no config.json of type {[*AUTO_MAPS, 'sam']}) and "
+            "is left as it is: give an empty or a new folder."
+        )
+
+
+def _check_processor(model_type: str, processor: Any) -> None:
+    if processor is None and model_type != "supersam":
+        raise ValueError(
+            "`processor` must be given for a classifier: the image processor that it was trained with, for example "
+            "`AutoImageProcessor.from_pretrained(...)` of the folder it came from."
+        )
+
+
+def _check_figures(figures: Mapping[str, str | Path]) -> None:
+    for name, path in figures.items():
+        if Path(name).suffix not in (".png", ".svg", ".jpg", ".webp") or Path(name).name != name:
+            raise ValueError(f"`figures` are named as image files (.png, .svg, .jpg, .webp), got {name!r}.")
+        if not Path(path).is_file():
+            raise ValueError(f"`figures` has {name!r} at {path}, where there is no file.")
+
+
+def _stock_model(model: Any, model_type: str) -> Any:
+    if model_type != "supersam":
+        raise ValueError("`stock` writes a SAM as `transformers.SamModel`; a classifier cannot be written so.")
+    return model.to_sam()
+
+
+def _write_model(model: Any, folder: Path, max_shard_size: int | str) -> None:
+    """Config, weights and, unless transformers itself has the class, the code: the model's own file and its siblings,
+    flat, as they were loaded."""
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    if model.config.model_type in AUTO_MAPS:
+        _update_json(folder / "config.json", {"auto_map": AUTO_MAPS[model.config.model_type]})
+        _copy_code(type(model), folder)
+
+
+def _write_processor(model: Any, processor: Any, folder: Path) -> None:
+    if model.config.model_type == "ofb_vit":
+        processor.save_pretrained(folder)
+        return
+    if processor is None:
+        processor = SuperSamProcessor.for_config(model.config)
+    fields = processor.image_processor.to_dict()
+    for key in ("image_processor_type", "processor_class", "auto_map"):
+        fields.pop(key, None)
+    if model.config.model_type == "sam":
+        SamProcessor(SamImageProcessorPil(**fields)).save_pretrained(folder)
+        return
+    if type(processor).__name__ != "SuperSamProcessor":
+        processor = SuperSamProcessor(SuperSamImageProcessor(**fields))
+    processor.save_pretrained(folder)
+    # AutoImageProcessor reads the inner part, AutoProcessor the whole
+    path = folder / "processor_config.json"
+    inner = json.loads(path.read_text(encoding="utf-8"))["image_processor"]
+    _update_json(path, {"auto_map": PROCESSOR_AUTO_MAP, "image_processor": {**inner, "auto_map": PROCESSOR_AUTO_MAP}})
+    _copy_code(type(processor), folder)
+
+
+def _copy_code(owner: type, folder: Path) -> None:
+    file = sys.modules[owner.__module__].__file__
+    assert file is not None
+    for source in (file, *get_relative_import_files(file)):
+        shutil.copyfile(source, folder / Path(source).name)
+
+
+def _update_json(path: Path, values: dict[str, Any]) -> None:
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})

@@ -1,0 +1,181 @@
+"""The numbers and tables of a model card: each kind of number is written in one way, and only here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .facts import CardFacts, Layer, Limit, StageCost
+
+
+def count(value: float) -> str:
+    """A whole number: 6,058,000; a limit of 206,290.8 allows 206,290."""
+    return f"{math.floor(value):,}"
+
+
+def share(value: float, of: float) -> str:
+    return f"{value / of:.1%}"
+
+
+def giga(value: float) -> str:
+    return f"{value / 1e9:.4g}"
+
+
+def quality(value: float) -> str:
+    """In [0, 1]; the metadata holds the same digits."""
+    return f"{value:.4f}"
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.1f} ms"
+
+
+def megabytes(value: float) -> str:
+    return f"{value / 1e6:.2f} MB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def table(columns: Mapping[str, Sequence[str]]) -> str:
+    """Markdown: cells by headline; a column that says nothing is left out."""
+    shown = {head: cells for head, cells in columns.items() if any(cells)}
+    if not shown:
+        return ""
+    rows = [list(shown), ["---"] * len(shown), *(list(row) for row in zip(*shown.values()))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def results(facts: CardFacts) -> str:
+    """Size, work, quality and speed of the original, of what came before, and of the model itself."""
+    rows = facts.rows
+    # alone in its table, a model is no share of another
+    first = rows[0].params if rows and not rows[0].this else None
+    metrics = list(dict.fromkeys(name for row in rows for name in row.quality))
+    sam = facts.kind != "ofb_subnet"
+    columns = {"model": [f"**{row.name}**" if row.this else row.name for row in rows]}
+    columns["parameters"] = ["" if row.params is None else count(row.params) for row in rows]
+    columns["of the original"] = [_share(row.params, first) for row in rows]
+    columns["GMACs (image encoder)" if sam else "GMACs"] = ["" if row.macs is None else giga(row.macs) for row in rows]
+    for name in metrics:
+        columns[name] = [quality(row.quality[name]) if name in row.quality else "" for row in rows]
+    columns["latency"] = [_latency(row.latency) for row in rows]
+    columns["relative"] = ["" if row.latency is None else f"{row.latency['ratio']:.2f}×" for row in rows]
+    columns["images a second"] = ["" if row.throughput is None else _rate(row.throughput) for row in rows]
+    return table(columns)
+
+
+def measured_on(facts: CardFacts) -> str:
+    """What the latencies of the table mean, in a sentence; nothing where none was measured."""
+    timed = next((row for row in facts.rows if row.latency is not None), None)
+    if timed is None or timed.latency is None or not facts.hardware:
+        return ""
+    batch, timing, ran_on = timed.latency["batch_size"], timed.latency["latency"], facts.hardware
+    what = f"{batch} image{'s' * (batch != 1)}" + ("" if facts.kind == "ofb_subnet" else " with one box prompt each")
+    text = (
+        f"Latency: median of {timing['repeats']} rounds, all models timed in turn in each, {what}, on "
+        f"{ran_on['device']} ({ran_on['threads']} thread{'s' * (ran_on['threads'] != 1)}, torch {ran_on['torch']}); "
+        "in brackets the 10th to 90th percentile. *Relative* is the median over the rounds of the time by the "
+        "original's."
+    )
+    batches = next((row.throughput["batch_size"] for row in facts.rows if row.throughput), None)
+    return text if batches is None else f"{text} Images a second: in batches of {batches}."
+
+
+def layers(rows: Sequence[Layer]) -> str:
+    """What is left of each layer of the original: kept of full, by width."""
+    names = list(rows[0].full) if rows else []
+    columns = {"layer": [str(row.index) for row in rows]}
+    for name in names:
+        columns[name] = [_kept(row, name) for row in rows]
+    columns["mIoU without this layer"] = ["" if r.miou_without is None else quality(r.miou_without) for r in rows]
+    return table(columns)
+
+
+def ranking(rows: Sequence[Layer]) -> str:
+    """What the removal of each layer costs."""
+    without = ["" if row.miou_without is None else quality(row.miou_without) for row in rows]
+    return table({"layer": [str(row.index) for row in rows], "mIoU without this layer": without})
+
+
+def budget(limits: Sequence[Limit]) -> list[str]:
+    """Each limit, asked and met, as a sentence."""
+    return [_limit(limit) for limit in limits]
+
+
+def costs(stages: Sequence[StageCost]) -> str:
+    """Time and energy of each stage, and their sums."""
+    if not stages:
+        return ""
+    total = [
+        *stages,
+        StageCost("total", sum(s.seconds for s in stages), _sum(stages, "kwh"), _sum(stages, "kg_co2eq")),
+    ]
+    return table(
+        {
+            "stage": [stage.name for stage in total],
+            "time": [duration(stage.seconds) for stage in total],
+            "energy": ["" if stage.kwh is None else f"{stage.kwh * 1e3:.3g} Wh" for stage in total],
+            "CO₂ equivalent": ["" if s.kg_co2eq is None else f"{s.kg_co2eq * 1e3:.3g} g" for s in total],
+        }
+    )
+
+
+def _sum(stages: Sequence[StageCost], name: str) -> float | None:
+    values = [vars(stage)[name] for stage in stages]
+    # A sum over some of the stages would look like one over all.
+    return sum(values) if all(value is not None for value in values) else None
+
+
+def _share(value: int | None, of: int | None) -> str:
+    return "" if value is None or of is None else share(value, of)
+
+
+def _latency(timed: Mapping[str, Any] | None) -> str:
+    if timed is None:
+        return ""
+    timing = timed["latency"]
+    return f"{milliseconds(timing['median_ms'])} ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f})"
+
+
+def _rate(timed: Mapping[str, Any]) -> str:
+    return f"{timed['images_per_second']:,.1f}"
+
+
+def _kept(layer: Layer, name: str) -> str:
+    if layer.kept is None:
+        return "removed"
+    return f"{layer.kept[name]} of {layer.full[name]}"
+
+
+def _limit(limit: Limit) -> str:
+    whole = limit.what in ("parameters", "multiply-accumulates")
+
+    def said(value: float) -> str:
+        if not whole:
+            return milliseconds(value) if limit.what == "milliseconds" else quality(value)
+        return f"{count(value)} {limit.what}" + ("" if limit.of is None else f" ({share(value, limit.of)})")
+
+    asked = "mIoU of at least " if limit.what == "mIoU" else "at most "
+    text = f"Asked for {asked}{said(limit.asked)}"
+    if limit.reached is None:
+        return f"{text}."
+    return f"{text}; {'met' if limit.met else 'not met'} with {said(limit.reached)}."
+
+
+__all__ = [
+    "budget",
+    "costs",
+    "count",
+    "duration",
+    "giga",
+    "layers",
+    "measured_on",
+    "megabytes",
+    "quality",
+    "ranking",
+    "results",
+    "share",
+]

@@ -1,0 +1,201 @@
+"""The Pareto front of a supernet: its points by name, or the best of them within limits."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from .configuration_supersam import SuperSamConfig
+from .elastic_supersam import ElasticSpace, Subnet
+
+
+FRONT_FILE = "pareto.json"
+FORMAT_VERSION = 1
+# What `from_pretrained` and `cached_file` both take.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+@dataclass(frozen=True)
+class ParetoPoint:
+    """One subnet that no other one found beats in both parameters and quality.
+
+    Args:
+        name (`str`): `"pareto-0"` has the fewest parameters.
+        subnet ([`Subnet`]): Which it is.
+        params (`int`): Its parameters.
+        macs (`int`): Multiply-accumulates of its image encoder for one image.
+        holdout_miou (`float`): mIoU on the images that were searched on, in [0, 1].
+    """
+
+    name: str
+    subnet: Subnet
+    params: int
+    macs: int
+    holdout_miou: float
+
+
+@dataclass(frozen=True)
+class ParetoFront:
+    """What `pareto.json` in a supernet's folder or repository says.
+
+    Args:
+        points (`tuple[ParetoPoint, ...]`): By ascending parameters.
+        largest_params (`int`): Parameters of the largest subnet; fractions are of these.
+        largest_macs (`int`): Its multiply-accumulates, likewise.
+        source (`str`): Where it was read, for messages.
+    """
+
+    points: tuple[ParetoPoint, ...]
+    largest_params: int
+    largest_macs: int
+    source: str
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **hub: Any) -> "ParetoFront":
+        """Reads the front of a supernet on the Hub or in a folder.
+
+        Args:
+            hub: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` and the like, as `from_pretrained`
+                of a model takes them.
+
+        Raises:
+            ValueError: If there is no `pareto.json`, or it is of a newer format or incomplete.
+        """
+        source = str(pretrained_model_name_or_path)
+        path = cached_file(source, FRONT_FILE, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is None:
+            raise ValueError(
+                f"`{source}` holds no {FRONT_FILE}: it has no points by name and none to choose by `max_params` or "
+                "`max_macs`. Give `subnet` as 'largest', 'smallest' or a Subnet; or load a supernet that was "
+                "pushed with its front (`supersam-hf push RUN REPO_ID --name supernet`)."
+            )
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")), f"{FRONT_FILE} of {source}")
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str) -> "ParetoFront":
+        """From the data of `pareto.json`; `ValueError` if it is of a newer format or incomplete."""
+        version = data.get("format_version", FORMAT_VERSION)
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"`format_version` of {source} is {version}, this code reads up to {FORMAT_VERSION}: upgrade "
+                "supersam_hf."
+            )
+        try:
+            points = tuple(
+                ParetoPoint(
+                    name=point["name"],
+                    subnet=Subnet.from_dict(point["subnet"]),
+                    params=point["params"],
+                    macs=point["macs"],
+                    holdout_miou=point["holdout_miou"],
+                )
+                for point in data["points"]
+            )
+            largest = data["largest"]
+            return cls(points, largest["params"], largest["macs"], source)
+        except KeyError as error:
+            raise ValueError(f"{source} lacks {error}, which a Pareto front has.") from None
+
+    def point(self, name: str) -> ParetoPoint:
+        """The point of this name; `ValueError` that lists those there are, if it is none of them."""
+        for point in self.points:
+            if point.name == name:
+                return point
+        listed = ", ".join(f"{point.name} ({point.params:,} parameters)" for point in self.points)
+        raise ValueError(f"`subnet` is {name!r}; {self.source} has {listed or 'no points'}.")
+
+    def best(self, max_params: float | None = None, max_macs: float | None = None) -> ParetoPoint:
+        """The point of the highest holdout mIoU within both limits, the smaller of equals.
+
+        Args:
+            max_params (`float`, *optional*): Most parameters; up to 1, a fraction of the largest subnet's.
+            max_macs (`float`, *optional*): Most multiply-accumulates of the image encoder; up to 1, a fraction.
+
+        Raises:
+            ValueError: If a limit is no positive number, or no point keeps both: says which is the smallest.
+        """
+        if not self.points:
+            raise ValueError(f"{self.source} has no points.")
+        params = _limit("max_params", max_params, self.largest_params)
+        macs = _limit("max_macs", max_macs, self.largest_macs)
+        within = [point for point in self.points if point.params <= params and point.macs <= macs]
+        if within:
+            return max(within, key=lambda point: (point.holdout_miou, -point.params))
+        least = min(self.points, key=lambda point: point.macs if max_params is None else point.params)
+        limits = {"max_params": params, "max_macs": macs}
+        asked = " and ".join(f"`{name}` {limit:,.0f}" for name, limit in limits.items() if limit < math.inf)
+        raise ValueError(
+            f"No point in {self.source} keeps {asked}; the smallest is {least.name} with {least.params:,} parameters "
+            f"and {least.macs:,} multiply-accumulates."
+        )
+
+
+def choose_subnet(
+    source: Any,
+    config: SuperSamConfig,
+    subnet: Subnet | Mapping[str, Any] | str | None,
+    max_params: float | None,
+    max_macs: float | None,
+    hub: dict[str, Any],
+) -> tuple[Subnet, str | None]:
+    """The subnet that `SuperSamModel.from_pretrained` was asked for, and its name; reads no weights.
+
+    Args:
+        source (`str` or `Path`): The supernet: a repository or folder.
+        config ([`SuperSamConfig`]): Its config.
+        subnet, max_params, max_macs: As given to `from_pretrained`.
+        hub (`dict`): `revision`, `token` and the like.
+
+    Raises:
+        ValueError: If there is no such subnet, or it does not fit the supernet.
+    """
+    if subnet is not None and (max_params is not None or max_macs is not None):
+        raise ValueError("Give `subnet` or limits (`max_params`, `max_macs`), not both: each picks the subnet.")
+    chosen, name = _chosen(source, config, subnet, max_params, max_macs, hub)
+    mlp_dims, head_dims = config.vision_config.layer_widths
+    chosen.check(len(mlp_dims), mlp_dims, head_dims)
+    return chosen, name
+
+
+def _chosen(
+    source: Any,
+    config: SuperSamConfig,
+    subnet: Subnet | Mapping[str, Any] | str | None,
+    max_params: float | None,
+    max_macs: float | None,
+    hub: dict[str, Any],
+) -> tuple[Subnet, str | None]:
+    if isinstance(subnet, Subnet):
+        return subnet, None
+    if isinstance(subnet, str):
+        return _named(source, config, subnet, hub), subnet
+    if subnet is not None:
+        return Subnet.from_dict(dict(subnet)), None
+    best = ParetoFront.from_pretrained(source, **hub).best(max_params, max_macs)
+    return best.subnet, best.name
+
+
+def _named(source: Any, config: SuperSamConfig, name: str, hub: dict[str, Any]) -> Subnet:
+    if name not in ("largest", "smallest"):
+        return ParetoFront.from_pretrained(source, **hub).point(name).subnet
+    if config.subnet is not None:
+        raise ValueError(f"`subnet` is {name!r}, but `{source}` is itself a subnet that was extracted: leave it out.")
+    space = ElasticSpace.for_config(config)
+    return space.largest() if name == "largest" else space.smallest()
+
+
+def _limit(name: str, value: float | None, largest: int) -> float:
+    if value is None:
+        return math.inf
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(
+            f"`{name}` is {value}; give a number above 0, or a fraction of the largest subnet's in (0, 1]."
+        )
+    return value if value > 1 else value * largest
+
+
+__all__ = ["ParetoFront", "ParetoPoint"]

@@ -1,0 +1,173 @@
+"""The facts for the card of a classifier that OFB found, from the files of its run."""
+
+import json
+from typing import Any
+
+from ...elastic.cost import count_macs, count_parameters
+from ...hub.facts import CardFacts, Layer, Limit, Row
+from ...models.ofb_vit import OfbViTForImageClassification
+from .lines import cost_note, data_lines, seed_limit, training_line
+from .records import RunRecords
+
+
+WIDTHS = {"heads": "num_attention_heads", "channels a head": "head_dim", "MLP": "intermediate_size"}
+QUALITIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+def classifier_facts(
+    records: RunRecords, name: str, model: OfbViTForImageClassification, *, repo: str, revision: str
+) -> CardFacts:
+    """Of a found classifier.
+
+    Args:
+        name (`str`): `subnet` or `searched`, as it came out of the search, or `finetuned`.
+        model ([`OfbViTForImageClassification`]): The model itself.
+    """
+    config: Any = model.config
+    original, evaluated = original_architecture(records), records.evaluated_on
+    finetuned = name == "finetuned"
+    named = f"OFB classifier, {count_parameters(config):,} parameters"
+    return CardFacts(
+        kind="ofb_subnet",
+        repo=repo,
+        revision=revision,
+        title=named if repo == "." else repo.split("/")[-1],
+        origin=_origin(records, finetuned),
+        base=records.base,
+        data=records.data,
+        data_lines=data_lines(records, objects=False),
+        rows=rows(records, name, model),
+        budget=[] if records.search is None else _budget(records.search, config),
+        layers=[] if original is None else _layers(original, config),
+        embedding=None if original is None else (original["hidden_size"], config.hidden_size),
+        search_lines=_search_lines(records),
+        training_lines=_training_lines(records, finetuned),
+        limits=_limits(records),
+        costs=[cost for cost in records.costs if finetuned or cost.name != "finetune"],
+        cost_note=cost_note(records),
+        hardware=records.results.get("hardware"),
+        versions=records.versions(config),
+        figures={"architecture.png": "Heads and widths kept, layer by layer"} if original is not None else {},
+        eval_split=None if evaluated is None else evaluated["eval_split"],
+        extra={"num_labels": config.num_labels, "why": _why(records)},
+    )
+
+
+def rows(records: RunRecords, name: str, model: OfbViTForImageClassification) -> list[Row]:
+    """The original, what the search left where it was retrained, and the model itself, last."""
+    config: Any = model.config
+    params, macs = count_parameters(config), count_macs(config)
+    table: list[Row] = []
+    if "original" in records.rows:
+        table.append(_row("original", records.rows["original"]))
+    elif records.search is not None:
+        table.append(Row("original", records.search["original"]["params"], records.search["original"]["macs"]))
+    if name == "finetuned" and "searched" in records.rows:
+        table.append(_row("found, before retraining", records.rows["searched"]))
+    measured = records.rows.get("finetuned" if name == "finetuned" else "searched")
+    if measured is None or measured["params"] != params:
+        return [*table, Row("this model", params, macs, this=True)]
+    return [*table, _row("this model", measured, this=True)]
+
+
+def original_architecture(records: RunRecords) -> dict[str, Any] | None:
+    """Heads and widths before the search, as its history begins."""
+    history = records.folder / "search" / "history.jsonl"
+    if not history.is_file():
+        return None
+    with history.open(encoding="utf-8") as file:
+        return json.loads(file.readline())["architecture"]
+
+
+def search_record(records: RunRecords) -> dict[str, Any]:
+    """The part of `search.json` that only OFB has: its whole report, and the space."""
+    values = records.stages.get("search", {}).get("values", {})
+    return {**(records.search or {}), **({"space": values["space"]} if values else {})}
+
+
+def seeds(records: RunRecords) -> dict[str, int]:
+    """Every seed that decided something, by what it decided."""
+    named = {} if records.search is None else {"search": records.search["seed"]}
+    args = records.trained("finetune")
+    named |= {} if args is None else {"retraining": args["seed"]}
+    return named | ({} if records.trained_on is None else {"data": records.trained_on["seed"]})
+
+
+def _row(name: str, measured: dict[str, Any], this: bool = False) -> Row:
+    quality = {label: measured[key] for key, label in QUALITIES.items() if measured[key] is not None}
+    timed = {key: measured.get(key) for key in ("latency", "throughput")}
+    return Row(name, measured["params"], measured["macs"], quality, **timed, this=this)
+
+
+def _origin(records: RunRecords, finetuned: bool) -> str:
+    if records.search is None:
+        return "fine-tuned" if finetuned else "a classifier"
+    return "the network that one search found" + (", retrained" if finetuned else "")
+
+
+def _budget(search: dict[str, Any], config: Any) -> list[Limit]:
+    kind = search["budget_kind"]
+    what = {"macs": "multiply-accumulates", "params": "parameters"}[kind]
+    reached = {"macs": count_macs(config), "params": count_parameters(config)}[kind]
+    return [Limit(what, search["budget"], reached, search["original"][kind])]
+
+
+def _layers(original: dict[str, Any], config: Any) -> list[Layer]:
+    full = [dict(zip(WIDTHS, widths)) for widths in zip(*(original[key] for key in WIDTHS.values()))]
+    kept = [dict(zip(WIDTHS, widths)) for widths in zip(*config.layer_widths)]
+    return [Layer(i, before, after) for i, (before, after) in enumerate(zip(full, kept))]
+
+
+def _why(records: RunRecords) -> list[str]:
+    found = records.search
+    if found is None:
+        return []
+    lines = [
+        "Why these: one training learned an importance for every channel, head and hidden unit, and how many of them "
+        "each layer keeps; the least important left as it went."
+    ]
+    if found["decided_by_search"]:
+        return [*lines, "The search decided every layer itself and kept the budget."]
+    if not found["enforced"]:
+        return [*lines, "The search kept the budget; what it had not decided at its end keeps the size that it had."]
+    cuts = len(found["enforced"])
+    at_end = "one cut" if cuts == 1 else f"{cuts} cuts"
+    return [
+        *lines,
+        f"The search alone did not meet the budget: {at_end} at its end did, each where the least bi-mask was lost "
+        "for what it saves.",
+    ]
+
+
+def _search_lines(records: RunRecords) -> list[str]:
+    found, args = records.search, records.trained("search")
+    if found is None:
+        return []
+    steps = f"{found['search_steps']:,} of the {found['max_steps']:,} training steps searched"
+    lines = [f"Bi-mask search, preset `{found['preset']}`: {steps}. Seed {found['seed']}."]
+    smallest = found["smallest"]
+    lines.append(
+        f"The smallest network of the space has {smallest['params']:,} parameters and {smallest['macs']:,} "
+        "multiply-accumulates."
+    )
+    if args is not None and args["pmim"]:
+        lines.append("Masked patches were reconstructed beside the classification (PMIM).")
+    return lines
+
+
+def _training_lines(records: RunRecords, finetuned: bool) -> list[str]:
+    stages = {"pretrain": "Trained from nothing", "search": "Search and training together"}
+    stages |= {"finetune": "Retraining"} if finetuned else {}
+    trainings = {what: records.trained(stage) for stage, what in stages.items()}
+    return [training_line(what, args) for what, args in trainings.items() if args is not None]
+
+
+def _limits(records: RunRecords) -> list[str]:
+    data, tested = records.data, "on other images it was not tested"
+    lines = [] if data is None else [f"Trained for the classes of {data.link('datasets/')}; {tested}."]
+    if any("latency" in row for row in records.rows.values()):
+        lines.append("Speed holds for the machine named above; gains differ on others.")
+    return [*lines, seed_limit(seeds(records))]
+
+
+__all__ = ["classifier_facts", "original_architecture", "rows", "search_record", "seeds"]

@@ -1,0 +1,118 @@
+"""The facts for the card of a SuperSAM subnet or supernet, from the files of its run."""
+
+from typing import Any
+
+from ...elastic.cost import count_parameters
+from ...hub.facts import CardFacts
+from ...models.supersam import ElasticSpace, Subnet, SuperSamModel
+from .lines import cost_note, data_lines
+from .records import RunRecords
+from .supersam_lines import limits, prompt, quality_lines, search_lines, space_lines, training_lines, why
+from .supersam_rows import budget, layers, subnet_rows, supernet_rows
+
+
+def subnet_facts(
+    records: RunRecords, name: str, model: SuperSamModel, *, repo: str, revision: str, stock: bool
+) -> CardFacts:
+    """Of an extracted subnet.
+
+    Args:
+        name (`str`): Which of the run's models: `subnet`, `finetuned`, `largest`, `smallest`, `pareto-2`, ...
+        model ([`SuperSamModel`]): The subnet itself.
+    """
+    config: Any = model.config
+    subnet = None if config.subnet is None else Subnet.from_dict(config.subnet)
+    space = _space(records, config)
+    rows = subnet_rows(records, name, model)
+    return CardFacts(
+        kind="supersam_subnet",
+        repo=repo,
+        revision=revision,
+        title=_title("SuperSAM subnet", repo, model),
+        origin=_origin(records, name, subnet),
+        rows=rows,
+        layers=[] if subnet is None or space is None else layers(records, space, subnet),
+        budget=budget(records, name, subnet, rows[-1]),
+        figures={"subnet.png": "Widths kept, layer by layer"} if name == "subnet" else {},
+        stock=stock,
+        extra={"why": why(records, space), "prompt": prompt(records)},
+        limits=limits(records, cut=True),
+        **_shared(records, config),
+    )
+
+
+def supernet_facts(records: RunRecords, model: SuperSamModel, *, repo: str, revision: str) -> CardFacts:
+    """Of a supernet with the Pareto front that its run found."""
+    config: Any = model.config
+    space = ElasticSpace.for_config(config)
+    points = [] if records.search is None else records.search["front"]
+    middle = len(points) // 2
+    ranked = records.read("ranking.json") is not None
+    extra = {
+        "size": space.size,
+        "point": f"pareto-{middle}" if points else None,
+        "max_params": points[middle]["params"] if points else None,
+        "space_lines": space_lines(space),
+        "ranked": ranked,
+        "quality_lines": quality_lines(records),
+        "tags": ["elastic"],
+    }
+    return CardFacts(
+        kind="supersam_supernet",
+        repo=repo,
+        revision=revision,
+        title=_title("SuperSAM supernet", repo, model),
+        origin="supernet",
+        rows=supernet_rows(records, model, points),
+        layers=layers(records, space, space.largest()) if ranked else [],
+        figures={"pareto.png": "mIoU over parameters of the subnets, with their Pareto front"},
+        extra=extra,
+        limits=limits(records, cut=False),
+        **_shared(records, config),
+    )
+
+
+def _shared(records: RunRecords, config: Any) -> dict[str, Any]:
+    evaluated = records.evaluated_on
+    return {
+        "base": records.base,
+        "data": records.data,
+        "data_lines": data_lines(records, objects=True),
+        "search_lines": search_lines(records),
+        "training_lines": training_lines(records),
+        "costs": records.costs,
+        "cost_note": cost_note(records),
+        "hardware": records.results.get("hardware"),
+        "versions": records.versions(config),
+        "eval_split": None if evaluated is None else evaluated["eval_split"],
+    }
+
+
+def _title(what: str, repo: str, model: SuperSamModel) -> str:
+    if repo != ".":
+        return repo.split("/")[-1]
+    return f"{what}, {count_parameters(model.config):,} parameters"
+
+
+def _origin(records: RunRecords, name: str, subnet: Subnet | None) -> str:
+    best = None if records.search is None else records.search["best"]
+    searched = best is not None and subnet is not None and best["subnet"] == subnet.to_dict()
+    if name == "finetuned":
+        return "the network that the search found, fine-tuned" if searched else "a network of a supernet, fine-tuned"
+    if name.startswith("pareto-"):
+        return f"point `{name}` of the Pareto front that the search found"
+    if name in ("largest", "smallest"):
+        return f"the {name} network of a supernet"
+    return "the network that the search found within its budget" if searched else "a network taken out of a supernet"
+
+
+def _space(records: RunRecords, config: Any) -> ElasticSpace | None:
+    """The supernet's: of the search, or as the supernet's folder has it."""
+    data = config.elastic_space or (records.search or {}).get("space")
+    if data is None:
+        supernet = records.read("supernet/config.json")
+        data = None if supernet is None else supernet["elastic_space"]
+    return None if data is None else ElasticSpace.from_dict(data)
+
+
+__all__ = ["subnet_facts", "supernet_facts"]
