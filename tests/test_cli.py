@@ -1,5 +1,6 @@
 """The command line: help, recipes, errors, and what importing the package costs."""
 
+import importlib
 import json
 import re
 import shlex
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import supersam_hf_cli
-from supersam_hf.cli import OFB_SECTIONS, SECTIONS, recipe_class, recipe_parser
+from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, recipe_class, recipe_parser
 from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.recipe import Recipe
 from supersam_hf_cli import OFB_VERBS, VERBS, main
@@ -119,7 +120,7 @@ def test_options_override_the_recipe() -> None:
     assert recipe.data.source == "shapes"
 
 
-@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"convert"}))
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - set(COMMANDS)))
 def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:
         recipe_parser(verb).parse_args(["--help"])
@@ -221,21 +222,27 @@ def test_a_budget_nothing_can_meet_is_refused(
     assert "`max_params`" in capsys.readouterr().err
 
 
-def test_the_readmes_commands_are_real() -> None:
-    """Every `supersam-hf` line of the README parses; other tests run the verbs on local checkpoints."""
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/hub.md"])
+def test_the_commands_of_a_page_are_real(page: str) -> None:
+    """Every `supersam-hf` line parses; other tests run the verbs on local checkpoints."""
+    text = (ROOT / page).read_text()
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
     commands = [line for line in blocks.splitlines() if "supersam-hf " in line or "-m supersam_hf " in line]
     assert len(commands) >= 5
     for line in commands:
         words = shlex.split(line, comments=True)
+        if not {"supersam-hf", "supersam_hf"} & set(words):
+            continue
         start = words.index("supersam-hf") if "supersam-hf" in words else words.index("supersam_hf")
         ofb = words[start + 1] == "ofb"
         verb, *argv = words[start + 1 + ofb :]
-        if verb in ("--help", "convert"):
+        if verb == "--help":
             continue
         argv = [str(ROOT / word) if word.startswith("recipes/") else word for word in argv]
         assert verb in (OFB_VERBS if ofb else VERBS), line
+        if verb in COMMANDS:
+            importlib.import_module(f"supersam_hf.commands.{verb}").parser().parse_args(argv)
+            continue
         recipe = ofb_recipe_of(verb, *argv) if ofb else recipe_of(verb, *argv)
         assert isinstance(recipe, OfbRecipe if ofb else Recipe), line
 
@@ -249,7 +256,7 @@ def test_the_readmes_python_runs(
 ) -> None:
     """On a small random SAM at 64 px and a small random DeiT at 32 in place of the Hub's."""
     monkeypatch.chdir(tmp_path)
-    sam, deit = python_blocks("README.md")
+    sam, deit, _ = python_blocks("README.md")  # the third: tests/test_docs_hub.py
     local = sam.replace("facebook/sam-vit-base", str(stock_folder)).replace("1, 3, 1024, 1024", "1, 3, 64, 64")
     names: dict = {}
     exec(compile(local, "README.md", "exec"), names)

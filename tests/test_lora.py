@@ -262,6 +262,15 @@ def test_bad_extractions_are_refused(supernet: SuperSamModel) -> None:
         extract_adapter(adapted, Subnet((0,), (1000,), (16,)))
 
 
+def test_scales_cannot_be_sliced(supernet: SuperSamModel, tmp_path: Path) -> None:
+    adapted = get_peft_model(supernet, IA3Config(target_modules=["lin2"], feedforward_modules=["lin2"]))
+    with pytest.raises(ValueError, match="Only LoRA"):
+        extract_adapter(adapted, space_of(supernet).smallest())
+    adapted.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="Only LoRA"):
+        load_elastic_adapter(adapted.unload(), tmp_path)
+
+
 def adapted_pair(folder: Path, config: Callable[[], Any]) -> tuple[Any, Any]:
     """The same adapter twice: elastic, and as stock peft wraps it."""
     torch.manual_seed(0)

@@ -4,15 +4,20 @@ import argparse
 import sys
 
 
-def main(argv: list[str]) -> int:
-    """Converts a `.pth` file to a folder that `from_pretrained` loads; returns the exit code."""
+def parser() -> argparse.ArgumentParser:
+    """Its arguments."""
     parser = argparse.ArgumentParser(
         prog="supersam-hf convert",
         description="Turn an original SAM .pth checkpoint into a folder that from_pretrained loads.",
     )
     parser.add_argument("checkpoint", help="original SAM checkpoint (sam_vit_b_01ec64.pth, ...)")
     parser.add_argument("output_dir", help="folder to write")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Converts a `.pth` file to a folder that `from_pretrained` loads; returns the exit code."""
+    args = parser().parse_args(argv)
     from ..models.supersam import SuperSamModel, SuperSamProcessor
     from ..models.supersam.convert_meta import load_meta_checkpoint
 

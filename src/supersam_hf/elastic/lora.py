@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
@@ -106,8 +106,10 @@ def registered(config: LoraConfig) -> LoraConfig:
     return config
 
 
-def check_elastic(config: LoraConfig) -> None:
+def check_elastic(config: PeftConfig) -> None:
     """Raises `ValueError`, naming the field, unless this is LoRA that can be sliced with a window."""
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"Only LoRA can be sliced with a window, not {str(config.peft_type)}.")
     values, plain = config.to_dict(), LoraConfig().to_dict()
     if values["init_lora_weights"] not in (True, False, "gaussian"):
         raise ValueError(
@@ -137,7 +139,10 @@ def load_elastic_adapter(model: SuperSamModel, name_or_path: Any, **kwargs: Any)
         model ([`SuperSamModel`]): The supernet; changed in place, as peft does.
         name_or_path (`str` or `Path`): Folder or Hub repository of the adapter.
         kwargs: Of `PeftModel.from_pretrained` (`is_trainable`, `revision`, `token`, ...).
+
+    Raises:
+        ValueError: If the adapter is not plain LoRA.
     """
     hub = {k: kwargs[k] for k in ("subfolder", "revision", "cache_dir", "token") if k in kwargs}
-    config = registered(LoraConfig.from_pretrained(str(name_or_path), **hub))
-    return PeftModel.from_pretrained(model, str(name_or_path), config=config, **kwargs)
+    config: Any = PeftConfig.from_pretrained(str(name_or_path), **hub)
+    return PeftModel.from_pretrained(model, str(name_or_path), config=registered(config), **kwargs)

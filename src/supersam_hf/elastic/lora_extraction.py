@@ -36,9 +36,7 @@ def extract_adapter(
     """
     if adapter_name not in model.peft_config:
         raise ValueError(f"`adapter_name` must be one of {sorted(model.peft_config)}, got {adapter_name!r}.")
-    config = copy.deepcopy(model.peft_config[adapter_name])
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"Only LoRA can be extracted with a subnet, not {config.peft_type}.")
+    config: Any = copy.deepcopy(model.peft_config[adapter_name])
     check_elastic(config)
     extracted = base_model(model).extract(subnet)
     layers = adapted_layers(model, subnet, adapter_name)
