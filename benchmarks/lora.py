@@ -27,7 +27,7 @@ from supersam_hf.elastic.lora_extraction import extract_adapter
 from supersam_hf.files import write_json
 from supersam_hf.measure import hardware
 from supersam_hf.pipeline import stages
-from supersam_hf.pipeline.adapt import adapt, qualities
+from supersam_hf.pipeline.adapt import Plan, adapt, qualities
 from supersam_hf.pipeline.context import Run
 from supersam_hf.recipe import Recipe
 from supersam_hf.training.engine import EngineArguments
@@ -56,36 +56,23 @@ def adapter_rows(run: Run, method: str) -> list[Row]:
     if not (run.folder / "adapt.json").exists():
         adapt(run)
     facts = json.loads((run.folder / "adapt.json").read_text())
-    keys = ("trainable_params", "trainable_share", "adapter_bytes", "seconds")
+    keys = ("trainable_params", "trainable_share", "adapter_bytes")
     return [{"method": method, **row, **{key: facts[key] for key in keys}} for row in facts["rows"]]
 
 
 def full_rows(run: Run, method: str, before: list[Row], train: Callable[[SuperSamModel, Path], Any]) -> list[Row]:
     """Full training of the same model, with the rows of its adapter's run as what was before."""
     if not run.has_model("trained"):
-        started, model = time.perf_counter(), run.original()
-        run.save_model(train(model, run.folder / "train"), "trained")
-        write_json(run.folder / "seconds.json", time.perf_counter() - started)
-    trained, space = run.load(run.folder / "trained"), run.original().config.elastic_space
-    subnets = {row["name"]: named_subnet(run, row["name"]) if space else None for row in before}
-    after = qualities(run, trained, subnets)
+        run.save_model(train(run.original(), run.folder / "train"), "trained")
+    trained = run.load(run.folder / "trained")
+    after = qualities(run, trained, Plan.of(run, run.original()).subnets)
     total = sum(p.numel() for p in trained.parameters())
     frozen = [trained.prompt_encoder, trained.shared_image_embedding]
     trainable = total - sum(p.numel() for p in {p for module in frozen for p in module.parameters()})
     size = (run.folder / "trained" / "model.safetensors").stat().st_size
     cost = {"trainable_params": trainable, "trainable_share": trainable / total, "adapter_bytes": size}
-    cost["seconds"] = json.loads((run.folder / "seconds.json").read_text())
     kept = ("name", "params", "before")
     return [{"method": method, **{k: r[k] for k in kept}, "after": after[r["name"]], **cost} for r in before]
-
-
-def named_subnet(run: Run, name: str) -> Any:
-    """The subnets that `adapt` evaluates, drawn as it draws them."""
-    space = run.space(run.original())
-    generator = torch.Generator().manual_seed(run.recipe.adapt.seed)
-    sampled = [space.sample(generator) for _ in range(run.recipe.adapt.eval_sampled)]
-    named = {"largest": space.largest(), "smallest": space.smallest()}
-    return {**named, **{f"sampled {i + 1}": subnet for i, subnet in enumerate(sampled)}}[name]
 
 
 @torch.no_grad()
@@ -122,13 +109,13 @@ def speed(run: Run, rounds: int = 7) -> dict[str, float]:
 
 def markdown(rows: list[Row], exact: dict[str, float], seconds: dict[str, float], steps: int) -> str:
     lines = [
-        "| trained | method | parameters trained | size | subnet | mIoU before | after | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| trained | method | parameters trained | size | subnet | mIoU before | after |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         share = f"{row['trainable_params']:,} ({row['trainable_share']:.1%})"
         cells = [row["trained"], row["method"], share, f"{row['adapter_bytes'] / 1e6:.2f} MB", row["name"]]
-        cells += [f"{row['before']:.4f}", f"{row['after']:.4f}", f"{row['seconds']:.0f}"]
+        cells += [f"{row['before']:.4f}", f"{row['after']:.4f}"]
         lines.append(f"| {' | '.join(cells)} |")
     ratio = seconds["elastic"] / seconds["stock"]
     return "\n".join(lines) + (

@@ -33,9 +33,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for run, venv and outputs; default: a temporary one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        work = args.work or Path(temporary)
+        work = (args.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        round_trip(work, args.python or new_venv(work / "venv"))
+        round_trip(work, str(Path(args.python).absolute()) if args.python else new_venv(work / "venv"))
 
 
 def round_trip(work: Path, bare_python: str) -> None:
@@ -51,6 +51,7 @@ def round_trip(work: Path, bare_python: str) -> None:
         cli(env, "push", str(run), SUPERNET, "--name", "supernet")
         points = [point["name"] for point in json.loads(read(server, SUPERNET, "pareto.json"))["points"]]
         chosen = [points[0], points[len(points) // 2], points[-1]]
+        assert len(set(chosen)) == 3, f"the search found a front of {len(points)} points only"
         for name in chosen:
             cli(env, "push", str(run), repo_of(name), "--name", name)
         step(sys.executable, env, "reference", work, chosen)

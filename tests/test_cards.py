@@ -129,8 +129,14 @@ def test_shares_are_of_another_model() -> None:
             "Asked for at most 206,290 parameters (90.0%); met with 197,784 parameters (86.3%).",
         ),
         (Limit("milliseconds", 40.0, 41.25), "Asked for at most 40.0 ms; not met with 41.2 ms."),
-        (Limit("mIoU", 0.8, 0.81), "Asked for mIoU of at least 0.8000; met with 0.8100."),
-        (Limit("mIoU", 0.8, 0.79), "Asked for mIoU of at least 0.8000; not met with 0.7900."),
+        (
+            Limit("mIoU", 0.8, 0.81),
+            "Asked for mIoU of at least 0.8000 on the images of the search; met with 0.8100.",
+        ),
+        (
+            Limit("mIoU", 0.8, 0.79),
+            "Asked for mIoU of at least 0.8000 on the images of the search; not met with 0.7900.",
+        ),
         (Limit("multiply-accumulates", 1e9), "Asked for at most 1,000,000,000 multiply-accumulates."),
     ],
 )

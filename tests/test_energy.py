@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -98,6 +99,15 @@ def test_it_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert capfd.readouterr() == ("", "")
 
 
+def test_nothing_is_said_from_the_first_import_on(tmp_path: Path) -> None:
+    """codecarbon sets its own level as it is imported."""
+    script = (
+        "from supersam_hf.measure.energy import track_energy\nwith track_energy(): pass\nwith track_energy(): pass"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_an_error_of_the_block_is_its_own() -> None:
     with pytest.raises(KeyError, match="mine"), track_energy() as record:
         raise KeyError("mine")
@@ -151,4 +161,7 @@ def test_a_stage_that_fails_fails_as_ever(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="out of disk"):
         staged(tmp_path / "run", fail)
-    assert not (tmp_path / "run" / "stages").exists()
+    assert not (tmp_path / "run" / "stages" / "first.json").exists()
+    record = staged(tmp_path / "run")
+    assert record["resumed"] is True, "what it took now is not all that it took"
+    assert [path.name for path in (tmp_path / "run" / "stages").iterdir()] == ["first.json"]

@@ -17,6 +17,8 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from supersam_hf import OfbViTConfig, OfbViTForImageClassification, OfbViTModel, Subnet, SuperSamModel
 from supersam_hf.hub import export
+from supersam_hf.hub.contents import prepared
+from supersam_hf.hub.folder import is_ours
 
 
 # Runs in a fresh process: does each job, and saves what the models give.
@@ -323,10 +325,54 @@ def test_other_folders_are_left_as_they_are(uneven: SuperSamModel, tmp_path: Pat
     assert names(tmp_path) == {"notes.txt", "config.json"}
 
 
+@pytest.mark.parametrize("name", [".git/HEAD", "notes.txt", "demo_supersam.py", "more/config.json"])
+def test_what_lies_beside_a_model_is_left_as_it_is(uneven: SuperSamModel, name: str, tmp_path: Path) -> None:
+    folder = export(uneven, tmp_path / "out", search={"seed": 0})
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds .*{name.split('/')[0]}.* beside a model"):
+        export(uneven, folder)
+    assert (folder / name).read_text() == "mine"
+
+
+def test_the_current_directory_is_not_replaced(
+    uneven: SuperSamModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is the current directory"):
+        export(uneven, ".")
+    assert names(export(uneven, "out")) == SAM | SAM_CODE
+
+
+def test_all_code_of_an_export_is_known_and_needed(
+    uneven: SuperSamModel, classifier: Any, image_processor: Any, tmp_path: Path
+) -> None:
+    for model, processor in ((uneven, None), (classifier, image_processor)):
+        folder = export(model, tmp_path / model.config.model_type, processor=processor)
+        assert prepared(folder, tmp_path / "unused", {}) == folder
+        for path in sorted(folder.glob("*.py")):
+            assert is_ours(path.name)
+            code = path.read_bytes()
+            path.unlink()
+            again = tmp_path / f"without-{path.stem}"
+            assert prepared(folder, again, {}) == again
+            assert (again / path.name).read_bytes() == code
+            path.write_bytes(code)
+
+
+def test_the_short_card_loads_what_it_is_beside(uneven: SuperSamModel, tmp_path: Path) -> None:
+    card = (export(uneven, tmp_path / "out") / "README.md").read_text()
+    assert 'from_pretrained(".", trust_remote_code=True)' in card
+    card = (export(uneven, tmp_path / "named", repo_id="me/sam", revision="v1") / "README.md").read_text()
+    assert 'from_pretrained("me/sam", revision="v1", trust_remote_code=True)' in card
+
+
 def test_bad_input_is_refused_before_any_work(
     uneven: SuperSamModel, classifier: Any, image_processor: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    with pytest.raises(TypeError, match=r"must be one of.*got a NoneType"):
+        export(None, out)
     with pytest.raises(ValueError, match=r"must be one of.*got a OfbViTModel"):
         export(OfbViTModel(classifier.config), out)
     with pytest.raises(ValueError, match="`processor` must be given for a classifier"):
@@ -344,7 +390,7 @@ def test_a_model_that_carries_an_adapter_is_refused(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     model = searched_classifier()
     wrapped = peft.get_peft_model(model, peft.LoraConfig(target_modules=["fc1"]))
-    with pytest.raises(ValueError, match="must be one of"):
+    with pytest.raises(TypeError, match=r"must be one of.*got a PeftModel"):
         export(wrapped, tmp_path / "out")
     with pytest.raises(ValueError, match="carries an adapter"):
         export(model, tmp_path / "out", processor=object())

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from hub_server import Fault, HubServer
-from huggingface_hub import HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-from transformers import AutoModelForMaskGeneration, AutoProcessor
+from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+from transformers import AutoModelForImageClassification, AutoModelForMaskGeneration, AutoProcessor
 
 from supersam_hf import Subnet, SuperSamModel, SuperSamProcessor
 from supersam_hf.hub import PushError, export, merged_readme, push
+from supersam_hf.hub.contents import is_hub_id
+from supersam_hf.hub.errors import reason_of
 from supersam_hf_cli import main
 
 
@@ -144,19 +146,38 @@ def test_a_readme_that_is_there_is_kept_and_its_metadata_updated(hub: HubServer,
     assert len(titles(hub)) == 3
 
 
+def test_a_card_that_nobody_edited_is_replaced_and_another_is_kept_with_a_warning(
+    hub: HubServer, folder: Path, model: SuperSamModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    push(folder, REPO, tags=["first"])
+    newer = export(model, tmp_path / "newer", card="---\ntags: [second]\n---\n# Newer\n")
+    push(newer, REPO)
+    card = ModelCard(files(hub)["README.md"].decode())
+    assert card.text.strip() == ModelCard.load(newer / "README.md").text.strip()
+    assert card.data.tags == ["supersam", "pruning", "first", "second"]
+    assert not [message for message in caplog.messages if "keeps its text" in message]
+    edited = files(hub)["README.md"].replace(b"# Newer", b"# Newer, in my words")
+    HfApi().upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id=REPO)
+    push(folder, REPO)
+    assert b"# Newer, in my words" in files(hub)["README.md"]
+    (message,) = [message for message in caplog.messages if "keeps its text" in message]
+    assert f"README.md of {REPO}" in message
+    assert "earlier push" in message
+
+
 def test_what_an_earlier_push_left_is_deleted_with_the_same_commit(
     hub: HubServer, model: SuperSamModel, stock_folder: Path
 ) -> None:
     push(model, REPO, max_shard_size="200KB", pareto={"points": []}, search={"seed": 0})
     assert len([name for name in files(hub) if name.startswith("model-")]) > 1
     api = HfApi()
-    for name in ("handler.py", "model-card.txt", "notes/search.json"):
+    mine = {"handler.py", "model-card.txt", "notes/search.json", "examples/train_supersam.py", "demo_supersam.py"}
+    for name in sorted(mine):
         api.upload_file(path_or_fileobj=b"mine", path_in_repo=name, repo_id=REPO)
     before = len(titles(hub))
     sam = SuperSamModel.from_pretrained(stock_folder)
     push(sam, REPO, stock=True)
     assert len(titles(hub)) == before + 1
-    mine = {"handler.py", "model-card.txt", "notes/search.json"}
     assert set(files(hub)) == {"config.json", "model.safetensors", "processor_config.json", "README.md"} | mine
 
 
@@ -170,7 +191,8 @@ def test_a_folder_of_save_pretrained_is_exported_on_the_way(
     push(saved, REPO)
     found = files(hub)
     assert json.loads(found.pop("search.json")) == {"seed": 0}
-    assert found == contents(folder)
+    assert f'from_pretrained("{REPO}", trust_remote_code=True)' in found.pop("README.md").decode()
+    assert found == {name: data for name, data in contents(folder).items() if name != "README.md"}
     assert "README.md" not in {path.name for path in saved.iterdir()}
 
 
@@ -197,14 +219,48 @@ def test_an_adapter_is_pushed_as_it_is(hub: HubServer, adapter: Path) -> None:
     push(adapter, "loopback/with-card", card="---\nlibrary_name: peft\n---\n# Mine\n")
     assert files(hub, repo_id="loopback/with-card")["README.md"].endswith(b"# Mine\n")
     assert "README.md" not in contents(adapter)
-    config = {"peft_type": "LORA", "base_model_name_or_path": str(adapter.parent)}
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(adapter.parent), "revision": "weights-1"}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     push(adapter, "loopback/of-a-folder")
     published = files(hub, repo_id="loopback/of-a-folder")
-    assert json.loads(published["adapter_config.json"]) == {"peft_type": "LORA", "base_model_name_or_path": None}
+    expected = {"peft_type": "LORA", "base_model_name_or_path": None, "revision": None}
+    assert json.loads(published["adapter_config.json"]) == expected
     assert ModelCard(published["README.md"].decode()).data.base_model is None
     with pytest.raises(ValueError, match=r"\['search'\] do not go with"):
         push(adapter, REPO, search={})
+
+
+def test_the_card_that_peft_writes_is_not_published(hub: HubServer, tmp_path: Path, vit_folder: Path) -> None:
+    peft = pytest.importorskip("peft")
+    model = AutoModelForImageClassification.from_pretrained(vit_folder)
+    config = peft.LoraConfig(r=2, target_modules=["fc1"], revision="main")
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "lora")
+    written = (tmp_path / "lora" / "README.md").read_text()
+    assert str(vit_folder) in written
+    assert "[More Information Needed]" in written
+    push(tmp_path / "lora", REPO)
+    for name, data in files(hub).items():
+        assert str(vit_folder) not in data.decode("latin-1"), name
+    found = json.loads(files(hub)["adapter_config.json"])
+    assert (found["base_model_name_or_path"], found["revision"]) == (None, None)
+    assert ModelCard(files(hub)["README.md"].decode()).text.strip() == ""
+    assert (tmp_path / "lora" / "README.md").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("facebook/sam-vit-base", True),
+        *((name, False) for name in ("sam", "a/b/c", "./sam", "../x", "~/sam", "/tmp/sam", "runs\\sam", "C:/sam", "")),
+        ("there/subnet", False),
+    ],
+)
+def test_a_name_is_of_the_hub_or_of_this_computer(
+    name: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there" / "subnet").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(name) == expected
 
 
 def test_a_repository_holds_a_model_or_an_adapter(hub: HubServer, folder: Path, adapter: Path) -> None:
@@ -222,6 +278,9 @@ def test_a_public_repository_is_not_pushed_to_as_private(hub: HubServer, folder:
     with pytest.raises(PushError, match="exists and is public"):
         push(folder, REPO, private=True)
     assert files(hub) == {}
+    with pytest.raises(PushError, match="exists and is public"):
+        push(folder, REPO, private=True, revision="v1")
+    assert "v1" not in hub.repos["models", REPO].branches
     push(folder, REPO)
 
 
@@ -269,10 +328,24 @@ def test_a_folder_without_a_model_is_refused(hub: HubServer, folder: Path, tmp_p
     with pytest.raises(ValueError, match="holds no model"):
         push(tmp_path, REPO)
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    (tmp_path / "training_args.bin").write_bytes(b"pickle")
-    with pytest.raises(ValueError, match=r"\['training_args.bin'\], which may be pickles"):
-        push(tmp_path, REPO)
+    for name in ("training_args.bin", "rng.NPY", "state.PT"):
+        (tmp_path / name).write_bytes(b"pickle")
+        with pytest.raises(ValueError, match=rf"\['{name}'\], which may be pickles"):
+            push(tmp_path, REPO)
+        (tmp_path / name).unlink()
     assert hub.requests == []
+
+
+def test_a_token_is_never_told(hub: HubServer, folder: Path) -> None:
+    push(folder, REPO, token=f" {get_token()}\n")
+    with pytest.raises(ValueError, match="`token` has a space") as caught:
+        push(folder, REPO, token="hf_SECRET\n123")
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(HTTPError, match="Illegal header value") as illegal:
+        HfApi(token="hf_SECRET123\n").create_repo(REPO)
+    assert "SECRET" in str(illegal.value)
+    assert "SECRET" not in reason_of(illegal.value)
+    assert "Illegal header value" in reason_of(illegal.value)
 
 
 @pytest.mark.parametrize(
@@ -309,8 +382,9 @@ def test_a_namespace_of_others_is_said_so(hub: HubServer, folder: Path) -> None:
 )
 def test_what_the_hub_refuses_is_explained(hub: HubServer, folder: Path, status: str, message: str) -> None:
     hub.faults.append(Fault("POST", "/commit/", status, times=None))
-    with pytest.raises(PushError, match=f"upload and commit.*{message}.*nothing was committed.*run again"):
+    with pytest.raises(PushError, match=f"upload and commit.*{message}.*nothing was committed") as caught:
         push(folder, REPO)
+    assert ("run again" in str(caught.value)) == (status not in ("401", "403", "404"))
     assert files(hub) == {}
     hub.faults.clear()
     push(folder, REPO)
@@ -407,7 +481,38 @@ def test_the_command_explains_itself(capsys: pytest.CaptureFixture) -> None:
 def test_a_dry_run_sends_nothing(hub: HubServer, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["push", str(folder), REPO, "--dry_run"]) == 0
     assert capsys.readouterr().out.strip() == (folder / "README.md").read_text().strip()
+    assert main(["push", str(folder), REPO, "--dry_run", "--tags", "extra"]) == 0
+    assert "- extra" in capsys.readouterr().out
     assert hub.requests == []
+
+
+def test_a_name_without_namespace_is_completed_for_the_card(
+    hub: HubServer, supersam_run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["push", str(supersam_run), "sam", "--dry_run"]) == 0
+    assert f'from_pretrained("{REPO}"' in capsys.readouterr().out
+    assert hub.repos == {}
+    assert main(["push", str(supersam_run), "sam"]) == 0
+    assert f'from_pretrained("{REPO}"' in files(hub)["README.md"].decode()
+    monkeypatch.delenv("HF_TOKEN")
+    assert main(["push", str(supersam_run), "sam", "--dry_run"]) == 2
+    assert "give namespace/name" in capsys.readouterr().err
+
+
+def test_the_command_keeps_the_folder_that_it_pushes(
+    hub: HubServer, folder: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for number, source in enumerate((folder, adapter)):
+        kept = tmp_path / f"kept{number}"
+        arguments = ["push", str(source), f"{REPO}{number}", "--output_dir", str(kept)]
+        assert main(arguments) == 0
+        assert contents(kept) == contents(source)
+        assert main(arguments) == 2
+        assert "is there and not empty" in capsys.readouterr().err
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path)}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert main(["push", str(adapter), REPO, "--output_dir", str(kept)]) == 2
+    assert "is there and not empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Elastic LoRA against stock peft, which runs the adapted layers whole and slices; training, saving, the Hub."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -262,6 +263,70 @@ def test_bad_extractions_are_refused(supernet: SuperSamModel) -> None:
         extract_adapter(adapted, Subnet((0,), (1000,), (16,)))
 
 
+CONVOLUTION = ["lin1", "neck.conv1"]
+
+
+def test_other_layers_than_linear_ones_are_never_dropped_in_silence(supernet: SuperSamModel) -> None:
+    message = r"linear layers only.*vision_encoder\.neck\.conv1, a Conv2d"
+    stock = get_peft_model(supernet, LoraConfig(r=2, target_modules=CONVOLUTION))
+    with pytest.raises(ValueError, match=message):
+        extract_adapter(stock, space_of(supernet).smallest())
+    plain = stock.unload()
+    with pytest.raises(ValueError, match=message):
+        add_adapter(plain, AdaptArguments(r=2, targets=CONVOLUTION), elastic=True)
+
+
+def test_a_plain_adapter_may_have_convolutions(supernet: SuperSamModel) -> None:
+    adapted = add_adapter(supernet, AdaptArguments(r=2, targets=CONVOLUTION), elastic=False)
+    assert any("conv1.lora_A" in name for name, p in adapted.named_parameters() if p.requires_grad)
+
+
+def test_a_merged_convolution_is_no_base(supernet: SuperSamModel) -> None:
+    stock = get_peft_model(supernet, LoraConfig(r=2, target_modules=["neck.conv1"]))
+    stock.merge_adapter()
+    with pytest.raises(ValueError, match="unmerge_adapter"):
+        base_model(stock)
+
+
+def test_a_subnet_without_any_adapted_layer_is_refused(supernet: SuperSamModel) -> None:
+    space = space_of(supernet)
+    adapted = get_peft_model(supernet, elastic_lora_config(r=2, targets=["layers.1.attn.qkv"]))
+    assert 1 not in space.smallest().layers
+    with pytest.raises(ValueError, match="keeps none of the layers that the adapter 'default' adapts"):
+        extract_adapter(adapted, space.smallest())
+    assert extract_adapter(adapted, space.largest()).peft_config["default"].target_modules
+
+
+def test_no_targets_are_refused() -> None:
+    with pytest.raises(ValueError, match="`targets` must name at least one linear layer"):
+        elastic_lora_config(targets=[])
+
+
+def test_a_revision_stays_with_its_own_repository(supernet: SuperSamModel, tmp_path: Path) -> None:
+    from supersam_hf.hub.contents import prepared
+
+    supernet.name_or_path = "org/supernet"
+    for base, named, revision in (
+        (None, "org/supernet", "v2"),
+        ("org/supernet", "org/supernet", "v2"),
+        ("org/other", "org/other", None),
+    ):
+        adapted: Any = add_adapter(supernet, AdaptArguments(r=2, base=base), elastic=True, revision="v2")
+        config = adapted.peft_config["default"]
+        assert (config.base_model_name_or_path, config.revision) == (named, revision)
+        if base is None:
+            extracted = extract_adapter(adapted, space_of(supernet).smallest(), base="org/small")
+            extracted.save_pretrained(str(tmp_path / "small"), save_embedding_layers=False)  # asks no Hub
+            config.base_model_name_or_path = str(tmp_path)  # with the revision that an older adapter may still have
+            adapted.save_pretrained(str(tmp_path / "local"), save_embedding_layers=False)
+        supernet = adapted.unload()
+    small = LoraConfig.from_pretrained(str(tmp_path / "small"))
+    assert (small.base_model_name_or_path, small.revision) == ("org/small", None)
+    assert json.loads((tmp_path / "local" / "adapter_config.json").read_text())["revision"] == "v2"
+    pushed = LoraConfig.from_pretrained(str(prepared(tmp_path / "local", tmp_path / "scratch", {})))
+    assert (pushed.base_model_name_or_path, pushed.revision) == (None, None)
+
+
 def test_scales_cannot_be_sliced(supernet: SuperSamModel, tmp_path: Path) -> None:
     adapted = get_peft_model(supernet, IA3Config(target_modules=["lin2"], feedforward_modules=["lin2"]))
     with pytest.raises(ValueError, match="Only LoRA"):
@@ -363,7 +428,13 @@ def test_stopped_and_resumed_is_never_stopped_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"method": "dora"}, "`method`"), ({"r": 0}, "`r`"), ({"dropout": 1.0}, "`dropout`"), ({"alpha": -1}, "`alpha`")],
+    [
+        ({"method": "dora"}, "`method`"),
+        ({"r": 0}, "`r`"),
+        ({"dropout": 1.0}, "`dropout`"),
+        ({"alpha": -1}, "`alpha`"),
+        ({"targets": []}, "`targets` must name at least one linear layer"),
+    ],
 )
 def test_bad_arguments_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -430,9 +501,36 @@ def test_a_supernet_is_adapted_from_the_command_line(
     assert main(options(run, supernet, adapt__eval_steps=2, **words)) == 0
     again = json.loads((run / "adapt.json").read_text())
     assert again["rows"] == facts["rows"]
+    assert again.get("energy") == facts.get("energy")
     assert (run / "adapt" / "log.jsonl").read_text().splitlines()[0] == log.splitlines()[0]
     assert main(options(run, supernet, adapt__r=3)) == 2
     assert "`r`" in capsys.readouterr().err
+
+
+def test_the_energy_of_a_whole_training_is_recorded(supersam_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("codecarbon")
+    from supersam_hf.pipeline.publish import publication
+
+    run = tmp_path / "run"
+    words = options(run, supersam_run / "subnet", adapt__save_steps=2)
+    assert main(words) == 0
+    facts = json.loads((run / "adapt.json").read_text())
+    energy = facts["energy"]
+    assert energy["kwh"] > 0
+    assert 0 < energy["seconds"] < facts["seconds"] + 5
+    assert facts["hardware"]["device"]
+    card = publication(run, "adapter", repo_id="org/lora").card
+    assert f"{energy['kwh'] * 1e3:.3g} Wh" in card
+    assert f"Energy: {energy['method']}." in card
+
+    # a training that went on from a checkpoint used more than its last sitting did
+    (run / "adapt" / "energy.json").unlink()
+    shutil.rmtree(run / "adapt" / "checkpoint-00000004")
+    assert main(words) == 0
+    resumed = json.loads((run / "adapt.json").read_text())
+    assert "energy" not in resumed
+    assert resumed["after"] == facts["after"]
+    assert "Wh" not in publication(run, "adapter", repo_id="org/lora").card
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3"])
@@ -460,6 +558,8 @@ def test_an_extracted_subnet_is_adapted_by_stock_peft(
         ("supernet", {"adapt__subnet": "enormous"}, "'enormous'"),
         ("subnet", {"adapt__subnet": "smallest"}, "it is no supernet"),
         ("subnet", {"adapt__targets": "[nowhere]"}, "nowhere"),
+        ("subnet", {"adapt__targets": "[]"}, "`targets` must name at least one linear layer"),
+        ("supernet", {"adapt__targets": "[lin1, neck.conv1]"}, "neck.conv1, a Conv2d"),
         ("subnet", {"adapt__r": 0}, "`r` must be 1 or more"),
     ],
 )
@@ -472,6 +572,17 @@ def test_bad_requests_end_before_any_work(
         code = error.code
     assert code == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run" / "adapt").exists()
+
+
+def test_a_subnet_that_keeps_no_adapted_layer_is_refused_before_training(
+    supersam_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    space = SuperSamModel.from_pretrained(supersam_run / "supernet").elastic_space
+    removed = min(set(space.largest().layers) - set(space.smallest().layers))
+    words = {"adapt__targets": f"[layers.{removed}.attn.qkv]", "adapt__subnet": "smallest"}
+    assert main(options(tmp_path / "run", supersam_run / "supernet", **words)) == 2
+    assert "keeps none of the layers that the adapter 'default' adapts" in capsys.readouterr().err
     assert not (tmp_path / "run" / "adapt").exists()
 
 

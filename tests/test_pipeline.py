@@ -93,9 +93,11 @@ def test_the_subnet_is_the_supernets_and_reloads_to_the_same_quality(finished: P
     assert torch.equal(whole, alone.pred_masks)
 
 
-def test_a_listed_subnet_has_a_row_of_its_own(finished: Path, tmp_path: Path) -> None:
+def test_a_listed_subnet_has_a_row_of_its_own(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its file is called."""
+    monkeypatch.chdir(tmp_path)
     space = SuperSamModel.from_pretrained(finished / "supernet").elastic_space
-    listed = tmp_path / "mine.json"
+    listed = Path("sampled by me.json")
     listed.write_text(space.subnet(mlp_dim=min(space.mlp_windows)).to_json())
     start = {"pretrain__enabled": "false", "model__name": finished / "supernet"}
     assert main(argv(tmp_path / "run", "evaluate", **start, evaluate__subnets=f'["{listed}"]')) == 0

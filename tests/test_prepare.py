@@ -1,6 +1,7 @@
 """Raw layouts prepared, pushed to a Hub on loopback, loaded again map-style and as a stream, and trained on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from supersam_hf.data import decode_masks, shape_classes, shapes
-from supersam_hf.data.dataset_card import BEGIN, END, merged_card
+from supersam_hf.data.dataset_card import BEGIN, END
 from supersam_hf.data.prepare import PrepareArguments, prepare
+from supersam_hf.hub.readme import merged_dataset_readme
 from supersam_hf_cli import main
 
 
@@ -87,7 +89,7 @@ def test_coco_is_prepared_pushed_loaded_and_streamed(
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == ["README.md", *files]
     assert sorted(repo.files()) == ["README.md", *files]
     assert repo.private
-    assert [commit.title for commit in repo.history("main")][:2] == ["Upload dataset card", "Upload dataset"]
+    assert [commit.title for commit in repo.history("main")] == ["Upload dataset", "initial commit"]
     for source in ("loopback/shapes", str(folder)):
         for split, name in (("train", "train2017"), ("validation", "val2017")):
             assert_is_coco(datasets.load_dataset(source, split=split), coco, name)
@@ -107,7 +109,7 @@ def test_the_card_says_what_is_there(hub: "HubServer", coco: Path, tmp_path: Pat
     assert (local.data.license, local.data.size_categories) == ("mit", ["n<1K"])
     local.validate(repo_type="dataset")
     counts = [len(masks) for masks in true_masks(coco, "train2017").values()]
-    assert f"| train | 12 | 0 | {sum(counts)} | {np.median(counts):.0f}, {max(counts)} |" in local.text
+    assert f"| train | 12 | 0 | {sum(counts)} | {np.median(counts):g}, {max(counts)} |" in local.text
     assert 'load_dataset("loopback/d", split="train")' in local.text
     assert str(coco) not in local.content
     assert "None" not in local.content
@@ -131,15 +133,27 @@ def test_what_others_wrote_into_the_card_stays(hub: "HubServer", coco: Path, tmp
 
 
 def test_a_card_of_ones_own_keeps_its_text() -> None:
-    new = f"---\nlicense: mit\ntask_categories: [mask-generation]\n---\n{BEGIN}\nnew\n{END}\n"
-    merged = merged_card("---\nconfigs: []\nlicense: cc0-1.0\n---\n# Mine\n", new)
-    assert DatasetCard(merged).data.to_dict() == {
-        "configs": [],
+    files = "configs: [{config_name: default, data_files: new}]\nsize_categories: [n<1K]\ndataset_info: {features: 1}"
+    new = f"---\nlicense: mit\ntask_categories: [mask-generation]\n{files}\n---\n{BEGIN}\nnew\n{END}\n"
+    old = "task_categories: [other]\nsize_categories: [1K<n<10K]\nlicense: cc0-1.0\nlanguage: [de]\n"
+    old += "configs: [{config_name: default, data_files: old}, {config_name: more, data_files: theirs}]\n"
+    old += "dataset_info: [{config_name: more, features: 2}]"
+    merged = DatasetCard(merged_dataset_readme(f"---\n{old}\n---\n# Mine\n", new, (BEGIN, END)))
+    assert merged.data.to_dict() == {
+        "configs": [
+            {"config_name": "default", "data_files": "new"},
+            {"config_name": "more", "data_files": "theirs"},
+        ],
+        "dataset_info": [{"config_name": "more", "features": 2}, {"config_name": "default", "features": 1}],
+        "language": ["de"],
         "license": "mit",
-        "task_categories": ["mask-generation"],
+        "size_categories": ["n<1K"],
+        "task_categories": ["other", "mask-generation"],
     }
-    assert DatasetCard(merged).text.strip() == "# Mine"
-    assert "new" in DatasetCard(merged_card("---\nconfigs: []\n---\n", new)).text
+    assert merged.text.strip() == "# Mine"
+    assert "new" in DatasetCard(merged_dataset_readme("---\nconfigs: []\n---\n", new, (BEGIN, END))).text
+    with pytest.raises(ValueError, match="metadata .* of the repository's README.md cannot be read"):
+        merged_dataset_readme("---\na: [\n---\n", new, (BEGIN, END))
 
 
 def test_a_pull_request_has_data_and_card(hub: "HubServer", coco: Path, tmp_path: Path) -> None:
@@ -212,7 +226,7 @@ def test_id_maps_in_parquet_and_their_own_bytes(tmp_path: Path) -> None:
     maps = [Image.fromarray(np.uint16(decode_masks(r["objects"]).argmax(0))) for r in rows]
     source = datasets.Dataset.from_dict({"image": rows["image"], "instances": maps})
     source.to_parquet(tmp_path / "all.parquet")
-    prepare(PrepareArguments(str(tmp_path / "all.parquet"), max_shard_size="20 kB"), tmp_path / "d")
+    prepare(PrepareArguments(str(tmp_path / "all.parquet"), max_shard_size="20 KB"), tmp_path / "d")
     files = sorted(p.name for p in (tmp_path / "d" / "data").iterdir())
     assert len(files) > 1
     assert files[0] == f"train-00000-of-{len(files):05d}.parquet"
@@ -287,7 +301,167 @@ def test_a_push_that_fails_says_so_and_completes_when_repeated(
 
     hub.faults.append(Fault("POST", r"/commit/", "403", times=1))
     argv = [str(coco), "--push", "loopback/d", "--output_dir"]
-    assert "Could not push the data (loopback/d)" in failed([*argv, str(tmp_path / "a")], capsys)
+    assert "Could not upload and commit (loopback/d)" in failed([*argv, str(tmp_path / "a")], capsys)
     assert not hub.repos["datasets", "loopback/d"].files()
-    assert main(["prepare", *argv, str(tmp_path / "b")]) == 0
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "a" / "data").iterdir()}
+    assert main(["prepare", *argv, str(tmp_path / "a")]) == 0
+    assert "pushed as it is" in capsys.readouterr().out
     assert len(hub.repos["datasets", "loopback/d"].files()) == 3
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "a" / "data").iterdir()} == written
+
+
+def test_a_folder_of_another_source_is_not_pushed(
+    hub: "HubServer", coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, out = tmp_path / "source", ["--output_dir", str(tmp_path / "d"), "--push", "loopback/d"]
+    shutil.copytree(coco, source)
+    assert main(["prepare", str(source), *out]) == 0
+    assert "is not an empty folder" in failed([str(coco), *out], capsys)
+    assert "is not an empty folder" in failed([str(source), *out, "--splits", "train"], capsys)
+    (source / "annotations" / "instances_val2017.json").touch()
+    assert "is not an empty folder" in failed([str(source), *out], capsys)
+
+
+def test_what_was_prepared_here_is_pushed_under_its_name_there(hub: "HubServer", coco: Path, tmp_path: Path) -> None:
+    argv = ["prepare", str(coco), "--output_dir", str(tmp_path / "here")]
+    assert main(argv) == 0
+    assert main([*argv, "--push", "loopback/on-the-hub"]) == 0
+    card = hub.repos["datasets", "loopback/on-the-hub"].files()["README.md"].decode()
+    assert 'load_dataset("loopback/on-the-hub", split="train")' in card
+    assert "--data.source loopback/on-the-hub" in card
+    assert "\n# on the hub\n" in card
+    assert "here" not in DatasetCard(card).text
+
+
+def test_only_on_the_hub(hub: "HubServer", coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["prepare", str(coco), "--push", "loopback/d"]) == 0
+    assert len(datasets.load_dataset("loopback/d", split="train")) == 12
+    assert "`--output_dir`" in failed([str(coco)], capsys)
+
+
+def test_many_files_are_one_commit_and_none_of_before_stays(hub: "HubServer", coco: Path, tmp_path: Path) -> None:
+    rows = shapes(60, image_size=SIDE, seed=1)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    argv = ["prepare", str(tmp_path / "rows.parquet"), "--push", "loopback/d", "--max_shard_size", "1KB"]
+    assert main(argv) == 0
+    repo = hub.repos["datasets", "loopback/d"]
+    assert len(repo.files()) > 51
+    assert [commit.title for commit in repo.history("main")] == ["Upload dataset", "initial commit"]
+    assert datasets.load_dataset("loopback/d", split="train")[:]["objects"] == rows[:]["objects"]
+    assert main(argv[:-2]) == 0
+    assert sorted(repo.files()) == ["README.md", "data/train-00000-of-00001.parquet"]
+    assert len(repo.history("main")) == 3
+
+
+def test_a_commit_whose_answer_is_lost_is_found(hub: "HubServer", coco: Path) -> None:
+    from hub_server import Fault
+
+    assert main(["prepare", str(coco), "--push", "loopback/d"]) == 0
+    repo = hub.repos["datasets", "loopback/d"]
+    hub.faults.append(Fault("POST", r"/commit/", "drop_after", times=1))
+    assert main(["prepare", str(coco), "--push", "loopback/d", "--splits", "val"]) == 0
+    assert sorted(repo.files()) == ["README.md", "data/validation-00000-of-00001.parquet"]
+
+
+# what lies around ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_user_is_touched(coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(coco, tmp_path / "raw.tmp")
+    before = sorted((tmp_path / "raw.tmp").rglob("*"))
+    prepare(PrepareArguments(str(tmp_path / "raw.tmp")), tmp_path / "raw")
+    assert sorted((tmp_path / "raw.tmp").rglob("*")) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "raw.tmp"]
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    prepare(PrepareArguments(str(coco)), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "README.md").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    prepare(PrepareArguments(str(coco)), ".")
+    assert "# here\n" in (tmp_path / "here" / "README.md").read_text()
+    assert (tmp_path / "here").stat().st_mode == (tmp_path / "here" / "data").stat().st_mode
+    with pytest.raises(ValueError, match="no split"):
+        prepare(PrepareArguments(str(coco), splits=["none"]), tmp_path / "none")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "link", "raw", "raw.tmp", "real"]
+
+
+def test_labelled_rows_get_a_random_order(tmp_path: Path) -> None:
+    rows = shape_classes(60, image_size=16, seed=0).sort("label")
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "sorted")
+    first, second = (prepare(PrepareArguments(str(tmp_path / "sorted")), tmp_path / name) for name in "ab")
+    stored = datasets.load_dataset(str(tmp_path / "a"), split="train")
+    assert sorted(stored["label"]) == rows["label"]
+    assert len(set(stored["label"][:12])) > 3
+    assert stored["label"] == first["train"]["label"] == second["train"]["label"]
+    by_bytes = {row["image"].tobytes(): row["label"] for row in rows}
+    assert all(by_bytes[row["image"].tobytes()] == row["label"] for row in stored)
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        (("train",), ' --data.train_split "train[:90%]" --data.eval_split "train[90%:]"'),
+        (("test",), ' --data.train_split "test[:90%]" --data.eval_split "test[90%:]"'),
+        (("validation", "test"), " --data.train_split validation --data.eval_split test"),
+        (("test", "validation"), " --data.train_split validation --data.eval_split test"),
+        (("train", "test"), " --data.eval_split test"),
+        (("train", "validation", "test"), ""),
+    ],
+)
+def test_the_card_names_splits_that_are_there(tmp_path: Path, splits: tuple[str, ...], said: str) -> None:
+    rows = shape_classes(10, image_size=16, seed=0)
+    datasets.DatasetDict(dict.fromkeys(splits, rows)).save_to_disk(tmp_path / "source")
+    prepare(PrepareArguments(str(tmp_path / "source")), tmp_path / "d")
+    lines = (tmp_path / "d" / "README.md").read_text().splitlines()
+    assert sum(f"--data.source d{said} --output_dir" in line for line in lines) == 2
+
+
+def test_a_median_between_two_numbers_is_told_as_it_is(tmp_path: Path) -> None:
+    """Three objects and four: 3.5, not the even one of the two."""
+    masks = [np.zeros((8, 8), dtype=np.uint16) for _ in range(2)]
+    for number in range(1, 8):
+        masks[number % 2][number] = number
+    columns = {"image": [Image.new("RGB", (8, 8))] * 2, "instances": [Image.fromarray(mask) for mask in masks]}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "maps.parquet")
+    prepare(PrepareArguments(str(tmp_path / "maps.parquet")), tmp_path / "d")
+    assert "| train | 2 | 0 | 7 | 3.5, 4 | 8, 8, 8 |" in (tmp_path / "d" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("size", ["1.5GB", "500B", "0MB", "500mb", "10Mb", "MB", "-1MB", "5PB"])
+def test_sizes_that_are_none(size: str) -> None:
+    with pytest.raises(ValueError, match="`max_shard_size` must be a whole number of KB"):
+        PrepareArguments("a/b", max_shard_size=size)
+    assert PrepareArguments("a/b", max_shard_size="2 GiB").max_shard_size == "2GiB"
+
+
+def test_a_configuration_of_segmented_images_is_read(hub: "HubServer", tmp_path: Path) -> None:
+    for name, count in (("few", 2), ("many", 5)):
+        datasets.DatasetDict({"train": shapes(count, image_size=SIDE, seed=1)}).push_to_hub("loopback/two", name)
+    prepare(PrepareArguments("loopback/two", config_name="many"), tmp_path / "d")
+    assert len(datasets.load_dataset(str(tmp_path / "d"), split="train")) == 5
+
+
+def test_arguments_of_no_use_are_refused(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    argv = [str(coco), "--output_dir", str(tmp_path / "d")]
+    assert "`image_column` is for labelled images" in failed([*argv, "--image_column", "a"], capsys)
+    assert "`label_names` is for labelled images" in failed(
+        [*argv, "--task", "segmentation", "--label_names", "a"], capsys
+    )
+    assert "`config_name` is for datasets on the Hub" in failed([*argv, "--config_name", "a"], capsys)
+    missing = [str(tmp_path / "nothing"), *argv[1:], "--format", "coco"]
+    assert "nothing' is not a folder" in failed(missing, capsys)
+    assert not (tmp_path / "d").exists()
+
+
+def test_hidden_labels_are_left_out_by_splits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = shape_classes(10, image_size=16, seed=0)
+    hidden = datasets.Dataset.from_dict({"image": rows["image"], "label": [-1] * 10}, features=rows.features)
+    datasets.DatasetDict({"train": rows, "test": hidden}).save_to_disk(tmp_path / "source")
+    argv = [str(tmp_path / "source"), "--output_dir", str(tmp_path / "d")]
+    said = failed(argv, capsys)
+    assert "Split 'test'" in said
+    assert "`--splits`" in said
+    assert "train_split" not in said
+    assert main(["prepare", *argv, "--splits", "train"]) == 0

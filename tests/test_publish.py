@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +251,126 @@ def test_a_report_of_another_subnet_says_nothing(copied: Path) -> None:
     assert f"| **this model** | {other.num_parameters():,} | 100.0% |" in card
 
 
+def changed(path: Path, change: Callable[[Any], None]) -> None:
+    """A JSON file of a run, changed in place."""
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_a_report_of_other_weights_says_nothing(copied: Path, ofb_run: Path, tmp_path: Path) -> None:
+    """Trained anew after the report, with the same widths: size is known, quality is not."""
+
+    def other(results: dict[str, Any]) -> None:
+        for row in results["rows"]:
+            row["weights"] = "0" * 16
+
+    classifier = shutil.copytree(ofb_run, tmp_path / "classifier")
+    for folder, names in ((copied, ("subnet", "supernet", "pareto-0")), (classifier, ("searched", "finetuned"))):
+        assert all(ModelCard(publication(folder, name).card).data.eval_results for name in names)
+        changed(folder / "results.json", other)
+        assert not any(ModelCard(publication(folder, name).card).data.eval_results for name in names)
+    front = publication(copied, "supernet").pareto
+    assert front is not None
+    assert not any({"miou", "latency_ms"} & set(point) for point in front["points"])
+    # An older report names no weights.
+    changed(copied / "results.json", lambda results: [row.pop("weights") for row in results["rows"]])
+    assert ModelCard(publication(copied, "subnet").card).data.eval_results
+
+
+def test_the_front_says_where_it_was_timed(supersam_run: Path) -> None:
+    ran_on = json.loads((supersam_run / "results.json").read_text())["hardware"]
+    front = publication(supersam_run, "supernet").pareto
+    assert front is not None
+    assert front["hardware"] == {"device": ran_on["device"], "threads": ran_on["threads"]}
+
+
+def test_a_resumed_stage_has_no_cost(copied: Path) -> None:
+    """What is recorded is its last part: neither that nor a sum with it is the model's cost."""
+    energy = {"kwh": 0.01, "kg_co2eq": 0.002, "country": "FRA", "method": "guessed"}
+    for path in (copied / "stages").glob("*.json"):
+        changed(path, lambda record: record.update(energy=energy))
+    found = publication(copied, "subnet").card
+    assert "CO₂ equivalent: by the mean electricity of FRA." in found
+    assert ModelCard(found).data.co2_eq_emissions["emissions"] > 0  # type: ignore[attr-defined]
+    changed(copied / "stages" / "train.json", lambda record: record.update(resumed=True))
+    card = publication(copied, "subnet").card
+    stages = {row for row, head, _ in cells(card) if head == "time"}
+    assert "search" in stages
+    assert not {"train", "total"} & stages
+    assert "Not known of `train`: interrupted and resumed" in card
+    assert "co2_eq_emissions" not in ModelCard(card).data.to_dict()
+
+
+def test_a_training_without_a_record_leaves_no_total(copied: Path) -> None:
+    """As the verb `train` alone leaves it: the other stages are not all that it took."""
+    (copied / "stages" / "train.json").unlink()
+    stages = {row for row, head, _ in cells(publication(copied, "subnet").card) if head == "time"}
+    assert "search" in stages
+    assert "total" not in stages
+
+
+def test_the_dataset_of_the_report_may_be_another(copied: Path) -> None:
+    def other(results: dict[str, Any]) -> None:
+        results["recipe"]["data"] |= {"source": "org/others", "eval_split": "test"}
+
+    changed(copied / "results.json", other)
+    found = publication(copied, "subnet")
+    assert "Trained on generated shapes: split `train`." in found.card
+    assert "Evaluated on [org/others]" in found.card
+    data = ModelCard(found.card).data
+    assert data.datasets is None
+    assert (data.eval_results[0].dataset_type, data.eval_results[0].dataset_split) == ("org/others", "test")
+    assert "Trained for generated shapes and box prompts" in found.card
+
+
+def test_what_was_measured_in_the_search_stays_there(copied: Path) -> None:
+    def limited(search: dict[str, Any]) -> None:
+        search["limits"]["min_quality"] = 0.01
+
+    changed(copied / "search.json", limited)
+    shutil.copytree(copied / "subnet", copied / "finetuned")
+    assert "Asked for mIoU of at least 0.0100 on the images of the search; met" in publication(copied, "subnet").card
+    card = publication(copied, "finetuned").card
+    assert "Asked for at most" in card
+    assert "Asked for mIoU" not in card
+
+
+def test_a_model_that_was_only_trained_says_so(copied: Path, ofb_run: Path, tmp_path: Path) -> None:
+    """Fine-tuned by a verb, in a folder without a search: nothing was made smaller."""
+    for run, saved in ((copied, "pretrained"), (ofb_run, "pretrained")):
+        folder = tmp_path / f"plain-{run.name}"
+        shutil.copytree(run / saved, folder / "finetuned")
+        (folder / "start.json").write_text(json.dumps({"name": "org/whole", "revision": None}))
+        found = publication(folder, "finetuned")
+        assert ", fine-tuned, from [org/whole]" in found.card
+        assert not {"pruning", "neural-architecture-search"} & set(ModelCard(found.card).data.tags)
+        for sign in ("made smaller", "inside", "Only the image encoder was cut", "What was cut"):
+            assert sign not in found.card, sign
+
+
+def test_relative_speed_is_to_the_original(ofb_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ofb_run, tmp_path / "run")
+    assert "| relative |" in publication(folder, "finetuned").card
+    changed(folder / "results.json", lambda results: results["rows"].pop(0))
+    card = publication(folder, "finetuned").card
+    assert "latency" in card
+    assert "elative" not in card
+
+
+@pytest.mark.parametrize("left", [(), ("subnet",)])
+def test_a_search_in_anothers_supernet(copied: Path, left: tuple[str, ...]) -> None:
+    """The run trained no supernet: the message says how to take the point out."""
+    for path in copied.glob("*/config.json"):
+        if path.parent.name not in left:
+            shutil.rmtree(path.parent)
+    (copied / "start.json").write_text(json.dumps({"name": "org/supernet", "revision": "v1"}))
+    with pytest.raises(ValueError, match="--model.name org/supernet --model.revision v1 .* --subnet pareto-1"):
+        publication(copied, "pareto-1")
+    with pytest.raises(ValueError, match=r"trained no supernet.*Push that one"):
+        publication(copied, "supernet")
+
+
 def test_a_finetuned_subnet_has_the_quality_before_it(copied: Path) -> None:
     shutil.copytree(copied / "subnet", copied / "finetuned")
     card = publication(copied, "finetuned").card
@@ -373,8 +493,37 @@ def test_an_adapters_card(adapted: Path, hub: "HubServer") -> None:
     assert f"{adapt['adapter_bytes'] / 1e6:.2f} MB" in found.card
     assert "elastic LoRA" in found.card
     assert str(adapted.parent) not in found.card
+    assert "Load the model that it was trained on, `supernet`, as `base`" in found.card
+    assert ".from_pretrained(base, " in found.card
+    assert "Trained on generated shapes: 10 images, split `train`." in found.card
+    assert "Evaluated on generated shapes: split `" in found.card
     card = ModelCard(found.card)
     card.validate()
     assert (card.data.library_name, card.data.base_model) == ("peft", None)
     push(found.model, "loopback/lora", **found.push_arguments())
     assert hub.repos["models", "loopback/lora"].files()["README.md"].decode() == found.card
+
+
+@pytest.mark.parametrize(
+    ("base", "elastic", "line"),
+    [
+        ("org/supernet", True, 'AutoModelForMaskGeneration.from_pretrained("org/supernet", trust_remote_code=True)'),
+        ("facebook/sam-vit-base", False, 'AutoModelForMaskGeneration.from_pretrained("facebook/sam-vit-base")'),
+    ],
+)
+def test_an_adapter_of_a_published_model_loads_it(
+    adapted: Path, tmp_path: Path, base: str, elastic: bool, line: str
+) -> None:
+    folder = shutil.copytree(adapted, tmp_path / "lora")
+    after = {"miou": 0.5}
+    changed(folder / "adapt.json", lambda adapt: adapt.update(base=base, elastic=elastic, after=after))
+    card = publication(folder, "adapter", repo_id="org/lora", revision="v1").card
+    snippets = re.findall(r"```python\n(.*?)```", card, re.S)
+    assert f"base = {line}\n" in snippets[0]
+    for snippet in snippets:
+        compile(snippet, "card", "exec")
+    if elastic:
+        assert "from supersam_hf import SuperSamModel, load_elastic_adapter" in snippets[1]
+        assert f'base = SuperSamModel.from_pretrained("{base}")\n' in snippets[1]
+    assert len(snippets) == 1 + elastic
+    assert ModelCard(card).data.base_model == base

@@ -36,6 +36,7 @@ from supersam_hf.data import (
     stream_classification,
     stream_source,
 )
+from supersam_hf.data.streaming import in_memory
 from supersam_hf.ofb_recipe import OfbModelArguments, OfbRecipe
 from supersam_hf.pipeline.context import Run
 from supersam_hf.pipeline.ofb_context import OfbRun
@@ -164,8 +165,7 @@ def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(scenes: Path) -> 
     assert ids(StreamSampler(prompt_loader(arguments(scenes, seed=1)).dataset), 1) != orders[1]
 
 
-def test_several_files_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+def test_several_files_are_read_whole(tmp_path: Path) -> None:
     folder = write(shapes(IMAGES, image_size=64, seed=3), tmp_path, files=3)
     everything = [f"shapes-3-{i}" for i in range(IMAGES)]
     args = arguments(folder)
@@ -174,6 +174,30 @@ def test_several_files_are_read_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     assert order != everything
     held_out = PromptStream(stream_source(args, "train").skip(7), SAM_PROCESSOR, args)
     assert sorted(ids(StreamSampler(held_out), 0)) == sorted(everything[7:])
+    held_out = PromptStream(stream_source(args, "train"), SAM_PROCESSOR, args, held_out=7)
+    assert sorted(ids(StreamSampler(held_out), 0)) == sorted(everything[7:])
+
+
+def test_no_row_is_drawn_before_it_was_read(scenes: Path) -> None:
+    """The n-th row taken is among the first n + 6 of the dataset: the buffer holds 6."""
+    order = [int(name.split("-")[-1]) for name in ids(StreamSampler(prompt_loader(arguments(scenes)).dataset), 0)]
+    assert all(row < taken + 6 for taken, row in enumerate(order, start=1))
+    assert any(row > taken + 2 for taken, row in enumerate(order, start=1))
+    kept = [f"shapes-3-{i}" for i in range(IMAGES)]
+    assert ids(StreamSampler(prompt_loader(arguments(scenes, shuffle_buffer=1)).dataset), 0) == kept
+
+
+def test_more_rows_than_a_table_holds_are_held_in_memory(tmp_path: Path) -> None:
+    rows = shape_classes(250, image_size=16, seed=0)
+    stream = stream_classification(image_arguments(write(rows, tmp_path)), "train")
+    read = in_memory(stream)
+    assert read.data.table["image"].num_chunks == 3
+    assert read.features == rows.features
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(read, rows, strict=True))
+    assert read["label"] == rows["label"]
+    assert len(in_memory(stream.take(100))) == 100
+    with pytest.raises(ValueError, match="no rows to take"):
+        in_memory(stream.take(0))
 
 
 def test_images_that_show_nothing_are_passed_over(scenes: Path) -> None:
@@ -296,6 +320,20 @@ def test_a_search_on_a_stream_that_was_stopped_is_the_whole_one(classes: Path, t
     assert same(dict(whole.state_dict()), dict(resumed.state_dict()))
 
 
+def test_another_holdout_is_another_run(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
+    def train(held_out: int) -> None:
+        args = arguments(scenes)
+        stream = PromptStream(stream_source(args, "train"), SAM_PROCESSOR, args, held_out=held_out)
+        model = SuperSamModel.from_pretrained(stock_folder)
+        space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
+        train_sandwich(model, space, build_loader(stream, 4), SandwichArguments(max_steps=2, save_steps=1), tmp_path)
+
+    train(3)
+    train(3)
+    with pytest.raises(ValueError, match="holdout_images"):
+        train(4)
+
+
 def test_finetuning_takes_a_stream(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
     model = SuperSamModel.from_pretrained(stock_folder)
     args = FinetuneArguments(max_steps=40, learning_rate=3e-3, save_steps=0, logging_steps=1)
@@ -370,6 +408,22 @@ def test_hidden_labels_and_broken_images_are_named(tmp_path: Path) -> None:
     broken = datasets.Dataset.from_dict({"image": cells, "label": [0] * 3}, features=rows.features)
     with pytest.raises(ValueError, match=r"Image 0 of epoch 0 of the stream \(a.png\) cannot be read"):
         next(iter(image_loader(image_arguments(write(broken, tmp_path / "broken")))))
+
+
+def test_a_broken_image_with_masks_is_named(tmp_path: Path) -> None:
+    rows = shapes(1, image_size=64, seed=3)
+    file = io.BytesIO()
+    rows[0]["image"].save(file, "jpeg")
+    cell = {"bytes": file.getvalue()[:-300], "path": "a.png"}  # the header is whole
+    columns = {"image": [cell], "image_id": rows["image_id"], "objects": rows[:]["objects"]}
+    args = arguments(write(datasets.Dataset.from_dict(columns, features=rows.features), tmp_path))
+    for training, part in ((True, "training"), (False, "evaluation")):
+        stored = load_source(arguments(tmp_path, streaming=False), "train")
+        dataset = PromptDataset(stored, SAM_PROCESSOR, args, training=training)
+        with pytest.raises(ValueError, match=rf"The image of row 0 \(a.png\) of the {part} data cannot be read"):
+            dataset[0]
+    with pytest.raises(ValueError, match=r"Image 0 of epoch 0 of the stream \(a.png\) cannot be read"):
+        next(iter(prompt_loader(args)))
 
 
 def test_a_search_on_a_stream_needs_its_pruning_period(classes: Path, tmp_path: Path) -> None:

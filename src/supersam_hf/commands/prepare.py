@@ -3,11 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from ..data.prepare import PrepareArguments
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
         "class) into parquet files with a dataset card, which can be streamed; push them to the Hub.",
     )
     parser.add_argument("source", metavar="SOURCE", help="local path, or dataset id on the Hub")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder to write, new or empty")
+    parser.add_argument(
+        "--output_dir", metavar="DIR", help="folder to write, new or empty; may be left out with --push"
+    )
     parser.add_argument("--task", choices=("segmentation", "classification"), help="unless given: what the source has")
     formats = ("auto", "coco", "folder", "instances", "canonical")
     parser.add_argument("--format", choices=formats, default="auto", help="layout of a source with masks (auto)")
@@ -43,33 +46,63 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Prepares, and pushes where that is asked for; returns the exit code."""
     values = vars(parser().parse_args(argv))
-    output_dir = Path(values.pop("output_dir"))
+    output_dir = values.pop("output_dir")
     hub = {name: values.pop(name) for name in ("push", "private", "revision", "create_pr", "token")}
     from datasets.exceptions import DatasetGenerationError
     from datasets.utils import logging as datasets_logging
 
-    from ..data.prepare import PrepareArguments, check_empty, prepare
+    from ..data.prepare import PrepareArguments
     from ..hub.errors import PushError
 
     datasets_logging.set_verbosity_error()
     try:
         args = PrepareArguments(**values)
-        check_empty(output_dir)
-        if hub["push"] is not None:
-            hub["token"] = checked_token(hub["push"], hub["token"])
-        dataset = prepare(args, output_dir, hub["push"])
-        told = ", ".join(f"{split} {rows.num_rows:,}" for split, rows in dataset.items())
-        print(f"wrote {output_dir}: {told} images")
-        if hub["push"] is not None:
-            card = (output_dir / "README.md").read_text(encoding="utf-8")
-            print(f"pushed to {push_dataset(dataset, card, max_shard_size=args.max_shard_size, **hub)}")
-    except (ValueError, OSError, PushError, DatasetGenerationError) as error:
-        if isinstance(error, DatasetGenerationError):
-            print(f"supersam-hf prepare: {args.source} cannot be read: {error.__cause__}", file=sys.stderr)
-            return 2
+        if output_dir is None and hub["push"] is None:
+            raise ValueError("`--output_dir` names the folder to write; only with `--push` it can be left out.")
+        with TemporaryDirectory() as scratch:
+            written_and_pushed(args, Path(output_dir or Path(scratch) / hub["push"].split("/")[-1]), **hub)
+    except DatasetGenerationError as error:
+        print(f"supersam-hf prepare: {values['source']} cannot be read: {error.__cause__}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, PushError) as error:
         print(f"supersam-hf prepare: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def written_and_pushed(
+    args: "PrepareArguments", folder: Path, *, push: str | None, token: str | None, **options: Any
+) -> None:
+    """Writes the folder, unless it is there already and only its push is wanted; pushes it where that is asked for.
+
+    Args:
+        args ([`PrepareArguments`]): What to prepare.
+        folder (`Path`): Where to.
+        push (`str`, *optional*): Repository.
+        token (`str`, *optional*): To push with.
+        options: `private`, `revision` and `create_pr` of [`push_dataset`].
+    """
+    from ..data.dataset_card import BEGIN, END, renamed
+    from ..data.prepare import check_empty, is_prepared, prepare
+    from ..hub.push_dataset import push_dataset
+
+    there = push is not None and is_prepared(folder, args.recipe(folder))
+    if not there:
+        check_empty(folder)
+    if push is not None:
+        token = checked_token(push, token)
+    if there and push is not None:
+        card = folder / "README.md"
+        card.write_text(renamed(card.read_text(encoding="utf-8"), push), encoding="utf-8")
+        print(f"{folder} was prepared from this before; it is pushed as it is")
+    else:
+        dataset = prepare(args, folder, push)
+        told = ", ".join(f"{split} {len(rows):,}" for split, rows in dataset.items())
+        print(f"prepared {told} images")
+    if push is not None:
+        options["private"] = options["private"] or None
+        commit = push_dataset(folder, push, own_part=(BEGIN, END), token=token, **options)
+        print(f"pushed to {commit.pr_url or commit.repo_url}")
 
 
 def checked_token(repo_id: str, token: str | None) -> str:
@@ -91,40 +124,3 @@ def checked_token(repo_id: str, token: str | None) -> str:
     with step_of(repo_id, "log in", "Nothing was done."):
         HfApi(token=token).whoami()
     return token
-
-
-def push_dataset(
-    dataset: "DatasetDict", card: str, *, push: str, token: str, max_shard_size: str, **options: Any
-) -> str:
-    """Pushes the data as datasets does, in one commit, then the card in another; returns where it can be seen.
-
-    Args:
-        dataset (`datasets.DatasetDict`): Of [`prepare`].
-        card (`str`): README.md of [`prepare`]. A text that is there stays.
-        push (`str`): Repository.
-        options: `private`, `revision` and `create_pr`, as `push_to_hub` takes them.
-
-    Raises:
-        PushError: If the Hub refuses, or the connection is lost.
-    """
-    from huggingface_hub import HfApi, hf_hub_download
-
-    from ..data.dataset_card import merged_card
-    from ..hub.errors import step_of
-
-    private = options.pop("private") or None
-    with step_of(push, "push the data", "No commit was made, or the whole one."):
-        commit = dataset.push_to_hub(push, token=token, private=private, max_shard_size=max_shard_size, **options)
-    repo_id, revision = commit.repo_url.repo_id, commit.pr_revision or options["revision"]
-    with step_of(repo_id, "push the card", "The data is there, with the metadata that it needs to be loaded."):
-        readme = hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision, token=token)
-        merged = merged_card(Path(readme).read_text(encoding="utf-8"), card)
-        HfApi(token=token).upload_file(
-            path_or_fileobj=merged.encode("utf-8"),
-            path_in_repo="README.md",
-            repo_id=repo_id,
-            repo_type="dataset",
-            revision=revision,
-            commit_message="Upload dataset card",
-        )
-    return commit.pr_url or str(commit.repo_url)

@@ -1,7 +1,9 @@
 """`supersam-hf push`: a run, or the folder of a model or an adapter, published on the Hub."""
 
 import argparse
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="supersam-hf push",
         description="Publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card. "
-        "One commit; a README.md that is there keeps its text.",
+        "One commit; a README.md that somebody has written there keeps its text.",
     )
     parser.add_argument("source", metavar="RUN_OR_FOLDER", help="output folder of a run, or of a model or an adapter")
     parser.add_argument("repo_id", metavar="REPO_ID", help="name or namespace/name")
@@ -39,17 +41,34 @@ def main(argv: list[str]) -> int:
     from huggingface_hub.utils import validate_repo_id
 
     from ..hub import PushError
-    from ..hub.push import required_token
 
     try:
         validate_repo_id(args.repo_id)
-        if not args.dry_run:
-            args.token = required_token(args.token)
+        _log_in(args)
         _push(args)
     except (ValueError, OSError, PushError) as error:
         print(f"supersam-hf push: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _log_in(args: argparse.Namespace) -> None:
+    """The token, and the namespace that the card is to name; a dry run needs neither if the name is whole."""
+    if args.dry_run and "/" in args.repo_id:
+        return
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    from ..hub.push import full_id, required_token
+
+    try:
+        args.token = required_token(args.token)
+    except LocalTokenNotFoundError as error:
+        if args.dry_run:
+            message = f"{args.repo_id!r} has no namespace, and no token tells it: give namespace/name."
+            raise ValueError(message) from error
+        raise
+    args.repo_id = full_id(HfApi(token=args.token), args.repo_id)
 
 
 def _push(args: argparse.Namespace) -> None:
@@ -59,9 +78,11 @@ def _push(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as scratch:
         target = Path(args.output_dir or Path(scratch) / "model")
         source, options, version = _source(args)
-        folder = prepared(source, target, options)
+        folder = prepared(source, target, options, {"repo_id": args.repo_id, "revision": args.revision})
+        if args.output_dir is not None and folder.resolve() != target.resolve():
+            _keep(folder, target)
         if args.dry_run:
-            _print_contents(folder)
+            _print_contents(folder, args.tags or ())
             return
         commit = push(
             folder,
@@ -99,12 +120,22 @@ def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str | None]:
     return found.model, {**found.export_arguments(), **options}, found.version
 
 
-def _print_contents(folder: Path) -> None:
-    from ..hub.contents import files_of
+def _keep(folder: Path, target: Path) -> None:
+    """A copy of the files that are published of a folder that is complete as it lies."""
+    from ..hub.contents import check_empty, files_of
 
+    check_empty(target)
+    for name, path in files_of(folder).items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+
+
+def _print_contents(folder: Path, tags: Sequence[str]) -> None:
+    from ..hub.contents import files_of
+    from ..hub.push import Upload
+
+    print(Upload(folder, tags).card)
     files = files_of(folder)
-    if "README.md" in files:
-        print(files["README.md"].read_text(encoding="utf-8"))
     for name, path in files.items():
         print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)
     print(f"nothing was sent ({len(files)} files)", file=sys.stderr)

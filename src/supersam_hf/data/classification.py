@@ -9,7 +9,7 @@ from .classification_arguments import ImageClassificationArguments
 from .image_dataset import ImageDataset
 from .image_folder import from_image_folder, is_image_folder
 from .shape_classes import shape_classes
-from .splits import open_stored, resolve_split, split_slice, take_slice
+from .splits import open_stored, split_slice, take_slice
 from .streaming import in_memory, open_stream
 
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageClassificationArguments",
     "ImageDataset",
+    "checked_labels",
     "evenly_over_classes",
     "load_classification",
+    "read_classification",
     "stream_classification",
 ]
 
@@ -47,8 +49,9 @@ def load_classification(args: ImageClassificationArguments, part: Literal["train
         dataset = _generate(args, training)
     else:
         split, rows = split_slice(args.train_split if training else args.eval_split)
-        dataset = _name_columns(take_slice(_open(args, split), rows), args)
-    labels = _checked_labels(dataset, "train_split" if training else "eval_split")
+        dataset = take_slice(read_classification(args, split), rows)
+    field = "train_split" if training else "eval_split"
+    labels = checked_labels(dataset, f"take a labelled split as `data.{field}`")
     limit = args.max_train_images if training else args.max_eval_images
     return dataset if limit is None else dataset.select(evenly_over_classes(labels, limit))
 
@@ -92,19 +95,18 @@ def _generate(args: ImageClassificationArguments, training: bool) -> "Dataset":
     return shape_classes(count, image_size=args.shapes_image_size, seed=2 * args.shapes_seed + (0 if training else 1))
 
 
-def _open(args: ImageClassificationArguments, split: str) -> "Dataset":
-    """A split of the source, columns as they are."""
-    import datasets
+def read_classification(args: ImageClassificationArguments, split: str) -> "Dataset":
+    """A whole split of the source, columns `image` and `label`, whatever its labels are.
 
+    Raises:
+        ValueError: If the source, its split or its columns are not there (saying what is).
+    """
     path = Path(args.source)
-    if args.config_name is not None:
-        if path.exists():
-            raise ValueError(f"`data.config_name` is for datasets on the Hub; {args.source!r} is a local path.")
-        names = datasets.get_dataset_split_names(args.source, args.config_name)
-        return datasets.load_dataset(args.source, args.config_name, split=resolve_split(split, names, args.source))
+    if args.config_name is not None and path.exists():
+        raise ValueError(f"`data.config_name` is for datasets on the Hub; {args.source!r} is a local path.")
     if is_image_folder(path):
-        return from_image_folder(path, split)
-    return open_stored(args.source, split)
+        return _name_columns(from_image_folder(path, split), args)
+    return _name_columns(open_stored(args.source, split, args.config_name), args)
 
 
 def _name_columns(dataset: Any, args: ImageClassificationArguments) -> Any:
@@ -156,8 +158,16 @@ def _name_labels(dataset: Any, names: list[str] | None) -> Any:
         raise ValueError(f"`data.label_names` does not name every label of the dataset: {error}") from error
 
 
-def _checked_labels(dataset: "Dataset", field: str) -> np.ndarray:
-    """int64 (n,), each the index of a class."""
+def checked_labels(dataset: "Dataset", advice: str) -> np.ndarray:
+    """int64 (n,), each the index of a class.
+
+    Args:
+        dataset (`datasets.Dataset`): With a column `label`, a `ClassLabel`.
+        advice (`str`): What to do where labels are missing.
+
+    Raises:
+        ValueError: If an image has no label, or there are no images.
+    """
     num_classes = dataset.features["label"].num_classes
     # A missing label is -1, as in the hidden labels of test sets.
     labels = np.array([-1 if x is None else x for x in dataset.select_columns(["label"])[:]["label"]], dtype=np.int64)
@@ -165,8 +175,8 @@ def _checked_labels(dataset: "Dataset", field: str) -> np.ndarray:
     if len(wrong):
         raise ValueError(
             f"{len(wrong)} of {len(labels)} labels are not in 0 to {num_classes - 1}, the first in row {wrong[0]} "
-            f"(-1 or none marks hidden labels, as in a test set); take a labelled split as `data.{field}`."
+            f"(-1 or none marks hidden labels, as in a test set); {advice}."
         )
     if not len(labels):
-        raise ValueError(f"`data.{field}` has no images.")
+        raise ValueError(f"It has no images; {advice}.")
     return labels

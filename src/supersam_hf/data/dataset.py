@@ -23,6 +23,7 @@ from .crops import (
 )
 from .prompts import box_prompts, point_prompts
 from .targets import area_averaged_masks, nearest_masks
+from .unreadable import read_row
 
 
 if TYPE_CHECKING:
@@ -185,11 +186,18 @@ class PromptDataset(PromptSamples, torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always."""
+        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always.
+
+        Raises:
+            ValueError: If the image cannot be read, naming its row and file.
+        """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.training:
-            return self.sample(self.dataset[index], epoch, index)
-        return self._cache.get(index, lambda: self.sample(self.dataset[index], 0, index))
+            return self._at(epoch, index)
+        return self._cache.get(index, lambda: self._at(0, index))
+
+    def _at(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        return self.sample(read_row(self.dataset, index, training=self.training), epoch, index)
 
     def _with_objects(self, dataset: "Dataset") -> "Dataset":
         """The images that show an object."""

@@ -39,7 +39,14 @@ width]; `pycocotools.mask.decode` gives the mask), `bbox` (COCO [x, y, width, he
 
 
 def dataset_card(
-    dataset: "DatasetDict", task: Task, *, name: str, made: str, files_size: int, license_id: str | None = None
+    dataset: "DatasetDict",
+    task: Task,
+    *,
+    name: str,
+    made: str,
+    files_size: int,
+    recipe: str,
+    license_id: str | None = None,
 ) -> str:
     """README.md of a prepared dataset: metadata as `push_to_hub` of datasets writes it, and text.
 
@@ -49,6 +56,7 @@ def dataset_card(
         name (`str`): Under which it is loaded: its id on the Hub, or its folder.
         made (`str`): What it was made from, and how, in sentences.
         files_size (`int`): Size of the parquet files, bytes.
+        recipe (`str`): What stands for the source and the arguments (see [`recipe_line`]).
         license_id (`str`, *optional*): The Hub's id of the license.
     """
     from datasets import DatasetInfo, SplitDict, SplitInfo
@@ -68,34 +76,33 @@ def dataset_card(
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
     files = [{"split": str(split), "path": f"data/{split}-*"} for split in dataset]
     MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(data)
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(dataset, task, name, made)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(dataset, task, name, made, recipe)}"
 
 
-def merged_card(existing: str, new: str) -> str:
-    """The card of a repository after a push of datasets, with what [`dataset_card`] says.
-
-    Its metadata stays, `dataset_info` and `configs` first of all, and gets what else the new card has. Its text stays
-    too, if it has any; the part that an earlier push wrote is written anew.
-    """
-    from huggingface_hub import DatasetCard, DatasetCardData
-
-    old, card = DatasetCard(existing), DatasetCard(new)
-    written_by_datasets = ("dataset_info", "configs")
-    ours = {key: value for key, value in card.data.to_dict().items() if key not in written_by_datasets}
-    data = DatasetCardData(**{**old.data.to_dict(), **ours})
-    begin, end = old.text.find(BEGIN), old.text.find(END)
-    text = old.text if old.text.strip() else card.text
-    if 0 <= begin < end:
-        text = old.text[:begin] + card.text.strip() + old.text[end + len(END) :]
-    return f"---\n{data.to_yaml()}\n---\n{text}"
+def renamed(card: str, name: str) -> str:
+    """The card of [`dataset_card`] under another name: its title, and what loads it."""
+    begin, end = card.find(BEGIN), card.find(END)
+    part = re.sub(r"^# .*$", lambda _: _title(name), card[begin:end], count=1, flags=re.MULTILINE)
+    part = re.sub(r'(?<=load_dataset\(")[^"]+', lambda _: name, part)
+    part = re.sub(r"(?<=--data\.source )\S+", lambda _: name, part)
+    return card[:begin] + part + card[end:]
 
 
-def _text(dataset: "DatasetDict", task: Task, name: str, made: str) -> str:
+def recipe_line(recipe: str) -> str:
+    """The line by which a prepared folder is known again."""
+    return f"<!-- recipe: {recipe} -->"
+
+
+def _text(dataset: "DatasetDict", task: Task, name: str, made: str, recipe: str) -> str:
     table = _object_table(dataset) if task == "segmentation" else _class_table(dataset)
-    title = re.sub(r"[-_]+", " ", name.split("/")[-1]).strip()
     made = f"## How it was made\n\n{made}"
-    parts = [BEGIN, f"# {title}", COLUMNS[task], table, made, _usage(dataset, task, name), END]
+    usage = _usage(list(map(str, dataset)), task, name)
+    parts = [BEGIN, recipe_line(recipe), _title(name), COLUMNS[task], table, made, usage, END]
     return "\n\n".join(parts) + "\n"
+
+
+def _title(name: str) -> str:
+    return "# " + re.sub(r"[-_]+", " ", name.split("/")[-1]).strip()
 
 
 def _object_table(dataset: "DatasetDict") -> str:
@@ -104,10 +111,10 @@ def _object_table(dataset: "DatasetDict") -> str:
     for split, rows in dataset.items():
         areas = [row["objects"]["area"] for row in rows.select_columns(["objects"])]
         counts, sizes = np.array([len(a) for a in areas]), np.array([area for a in areas for area in a])
-        spread = ", ".join(f"{q:,.0f}" for q in np.percentile(sizes, (5, 50, 95))) if len(sizes) else "–"
+        spread = ", ".join(_number(q) for q in np.percentile(sizes, (5, 50, 95))) if len(sizes) else "–"
         lines.append(
             f"| {split} | {len(counts):,} | {int((counts == 0).sum()):,} | {len(sizes):,} | "
-            f"{np.median(counts):.0f}, {counts.max():,} | {spread} |"
+            f"{_number(np.median(counts))}, {counts.max():,} | {spread} |"
         )
     return "\n".join(lines)
 
@@ -117,19 +124,26 @@ def _class_table(dataset: "DatasetDict") -> str:
     lines = ["| split | images | images a class: fewest, median, most |", "|---|---|---|"]
     for split, rows in dataset.items():
         counts = np.bincount(np.array(rows["label"]), minlength=len(names))
-        lines.append(f"| {split} | {rows.num_rows:,} | {counts.min():,}, {np.median(counts):,.0f}, {counts.max():,} |")
+        spread = f"{counts.min():,}, {_number(np.median(counts))}, {counts.max():,}"
+        lines.append(f"| {split} | {rows.num_rows:,} | {spread} |")
     listed = ", ".join(f"`{name}`" for name in names[:LISTED_CLASSES])
     more = f" and {len(names) - LISTED_CLASSES:,} more" if len(names) > LISTED_CLASSES else ""
     return "\n".join(lines) + f"\n\n{len(names):,} classes: {listed}{more}."
 
 
-def _usage(dataset: "DatasetDict", task: Task, name: str) -> str:
-    first = next(iter(dataset))
+def _number(value: float) -> str:
+    """To one decimal, if it has any: a median is a whole number or a half."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def _usage(splits: list[str], task: Task, name: str) -> str:
+    first, *others = sorted(splits, key=lambda split: split != "train")  # "train" first, the others as they come
     data = f"--data.source {name}"
-    others = [split for split in dataset if split != "train"]
-    if "train" in dataset and not others:
-        data += ' --data.train_split "train[:90%]" --data.eval_split "train[90%:]"'
-    elif "train" in dataset and "validation" not in others:
+    if not others:
+        data += f' --data.train_split "{first}[:90%]" --data.eval_split "{first}[90%:]"'
+    elif first != "train":
+        data += f" --data.train_split {first}"
+    if others and "validation" not in others:
         data += f" --data.eval_split {others[0]}"
     commands = [f"supersam-hf run --model.name facebook/sam-vit-base {data}"]
     if task == "classification":

@@ -10,6 +10,7 @@ from .augment import ColorAugmentation, random_erasing, random_resized_crop
 from .cache import SampleCache
 from .canonical import to_rgb
 from .classification_arguments import ImageClassificationArguments
+from .unreadable import read_row
 
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 
 CACHE_BYTES = 1024**3
-# What Pillow says of broken files: OSError (UnidentifiedImageError is one), SyntaxError, or ValueError.
-UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
 class ImageSamples:
@@ -118,21 +117,8 @@ class ImageDataset(ImageSamples, torch.utils.data.Dataset):
         return self._cache.get(index, lambda: self._at(0, index))
 
     def _at(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        row = self._read(index)
+        row = read_row(self.dataset, index, training=self.training)
         return self.sample(row["image"], row["label"], epoch, index)
-
-    def _read(self, index: int) -> dict[str, Any]:
-        from datasets import Image as ImageFeature
-
-        try:
-            return self.dataset[index]
-        except UNREADABLE as error:
-            file = self.dataset.cast_column("image", ImageFeature(decode=False))[index]["image"]["path"]
-            name = f"row {index}" + (f" ({file})" if file else "")
-            raise ValueError(
-                f"The image of {name} of the {'training' if self.training else 'evaluation'} data cannot be read: "
-                f"{error}. Replace it or leave its row out."
-            ) from error
 
 
 def processor_side(image_processor: "BaseImageProcessor") -> int:

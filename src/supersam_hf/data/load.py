@@ -89,10 +89,11 @@ def source_splits(source: str, layout: SourceFormat) -> list[str]:
     """The names of the splits of a source of segmented images, as it names them.
 
     Raises:
-        ValueError: If nothing is there.
+        ValueError: If nothing is there, or no folder where the layout needs one.
     """
     path = Path(source)
     layout = find_format(source) if layout == "auto" else layout
+    _check_folder(path, layout)
     if layout == "coco":
         return [
             file.stem.removeprefix("instances_") for file in sorted((path / "annotations").glob("instances_*.json"))
@@ -102,8 +103,7 @@ def source_splits(source: str, layout: SourceFormat) -> list[str]:
 
 def _read(args: DataArguments, split: str) -> "Dataset":
     layout = find_format(args.source) if args.format == "auto" else args.format
-    if layout in ("coco", "folder") and not Path(args.source).is_dir():
-        raise ValueError(f"`data.source` {args.source!r} is not a folder; `data.format: {layout}` needs one.")
+    _check_folder(Path(args.source), layout)
     if layout == "coco":
         return from_coco(args.source, split)
     if layout == "folder":
@@ -112,6 +112,11 @@ def _read(args: DataArguments, split: str) -> "Dataset":
     if layout == "canonical" or (layout == "auto" and "objects" in stored.column_names):
         return from_canonical(stored)
     return from_instances(stored)
+
+
+def _check_folder(path: Path, layout: SourceFormat) -> None:
+    if layout in ("coco", "folder") and not path.is_dir():
+        raise ValueError(f"`data.source` {str(path)!r} is not a folder; `data.format: {layout}` needs one.")
 
 
 def _folder_splits(path: Path) -> dict[str, Path]:

@@ -33,7 +33,8 @@ def write_parquet(rows: "Dataset", folder: Path, split: str, max_shard_size: str
     from datasets.table import embed_table_storage
     from datasets.utils.py_utils import convert_file_size_to_int
 
-    count = stored_bytes(rows) // convert_file_size_to_int(max_shard_size.replace(" ", "").upper()) + 1
+    wanted = stored_bytes(rows) // convert_file_size_to_int(max_shard_size) + 1
+    count = max(1, min(wanted, len(rows)))
     for index in range(count):
         shard = rows.shard(num_shards=count, index=index, contiguous=True).with_format("arrow")
         desc = f"{split} {index + 1} of {count}"

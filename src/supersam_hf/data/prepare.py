@@ -1,21 +1,26 @@
 """`prepare`: any source that can be trained on, as parquet files that load anywhere and can be streamed."""
 
+import hashlib
+import json
 import os
 import re
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from .arguments import DataArguments, SourceFormat
-from .classification import load_classification
+from .classification import checked_labels, read_classification
 from .classification_arguments import ImageClassificationArguments
-from .dataset_card import Task, dataset_card, made_by
-from .image_folder import image_folder_splits, is_image_folder
+from .dataset_card import Task, dataset_card, made_by, recipe_line
+from .image_folder import ORDER_SEED, image_folder_splits, is_image_folder
 from .load import find_format, load_source, mask_layout, source_splits
 from .parquet import write_parquet
-from .splits import VALIDATION_NAMES, is_saved, stored_splits
+from .splits import VALIDATION_NAMES, is_saved, open_stored, stored_splits
 from .streaming import open_stream
+from .tables import from_canonical, from_instances
 
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ MADE_FROM = {
     "instances": f"images with a map of object ids each. {MASKS}",
     "canonical": f"images with the run lengths or polygons of their objects. {MASKS}",
     "image folder": "a folder of images for each class; they are in a fixed random order.",
-    "columns": "images with their labels, in the order of the source.",
+    "columns": "images with their labels; they are in a fixed random order.",
 }
 
 
@@ -45,8 +50,10 @@ class PrepareArguments:
         task ("segmentation" or "classification", *optional*): By default what the source has: masks, or labels.
         format (`str`, *optional*, defaults to `"auto"`): Layout of a source with masks.
         splits (`list[str]`, *optional*): Which splits; by default all that there are.
-        max_shard_size (`str`, *optional*, defaults to `"500MB"`): Most of a parquet file, in memory.
-        config_name, image_column, label_column, label_names (*optional*): As in `ImageClassificationArguments`.
+        max_shard_size (`str`, *optional*, defaults to `"500MB"`): Most of a parquet file, in memory: a whole number
+            of KB, MB, GB, TB, or KiB, MiB, GiB, TiB.
+        config_name (`str`, *optional*): Configuration of a dataset on the Hub that has several.
+        image_column, label_column, label_names (*optional*): As in `ImageClassificationArguments`, of labelled images.
         license (`str`, *optional*): The Hub's id of the license, for the card.
 
     Raises:
@@ -71,8 +78,37 @@ class PrepareArguments:
             raise ValueError(f"`task` must be segmentation or classification, got {self.task!r}.")
         if self.task == "classification" and self.format != "auto":
             raise ValueError(f"`format` {self.format!r} is for sources with masks; `task` is classification.")
-        if re.fullmatch(r"\d+(\.\d+)? ?([KMGT]i?)?B", self.max_shard_size, re.IGNORECASE) is None:
-            raise ValueError(f"`max_shard_size` must be a size such as 500MB or 1GB, got {self.max_shard_size!r}.")
+        if self.task == "segmentation":
+            self.check_segmentation()
+        if self.config_name is not None and os.path.exists(self.source):
+            raise ValueError(f"`config_name` is for datasets on the Hub; {self.source!r} is a local path.")
+        if re.fullmatch(r"[1-9]\d* ?[KMGT]i?B", self.max_shard_size) is None:
+            raise ValueError(
+                "`max_shard_size` must be a whole number of KB, MB, GB or TB (or KiB, ...) such as 500MB, got "
+                f"{self.max_shard_size!r}."
+            )
+        self.max_shard_size = self.max_shard_size.replace(" ", "")
+
+    def check_segmentation(self) -> None:
+        """Raises `ValueError` where an argument is given that a source with masks has no use for."""
+        given = [name for name in ("image_column", "label_column", "label_names") if vars(self)[name] is not None]
+        if given:
+            raise ValueError(
+                f"`{given[0]}` is for labelled images; this is segmentation, whose columns are `image` and "
+                "`instances` or `objects`. Leave it out, or choose `task` classification."
+            )
+
+    def recipe(self, output_dir: str | Path) -> str:
+        """What stands for these arguments and, of a local source, for its files as they are now."""
+        values, path, output = asdict(self), Path(self.source), Path(output_dir).resolve()
+        if path.exists():
+            values["source"] = str(path.resolve())
+            files = sorted(file for file in [path, *path.rglob("*")] if file.is_file())
+            # What is written may lie within what is read.
+            kept = [file for file in files if output not in file.resolve().parents]
+            stats = [(str(file.relative_to(path)), file.stat()) for file in kept]
+            values["files"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]
 
 
 def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = None) -> "DatasetDict":
@@ -90,26 +126,41 @@ def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = N
     Raises:
         ValueError: If the folder is not empty, or the source, a split or its columns are not there (saying what is).
     """
-    folder = Path(output_dir)
+    folder = Path(output_dir).resolve()
     check_empty(folder)
+    recipe = args.recipe(folder)
     task, layout = find_task(args)
+    if task == "segmentation":
+        args.check_segmentation()
     dataset = read_splits(args, task, layout)
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "data").mkdir(parents=True)
-    for split, rows in dataset.items():
-        write_parquet(rows, aside / "data", str(split), args.max_shard_size)
-    size = sum(file.stat().st_size for file in (aside / "data").iterdir())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        written = Path(scratch) / "dataset"
+        (written / "data").mkdir(parents=True)
+        for split, rows in dataset.items():
+            write_parquet(rows, written / "data", str(split), args.max_shard_size)
+        card = _card(dataset, task, layout, args, name or folder.name, recipe, written / "data")
+        (written / "README.md").write_text(card, encoding="utf-8")
+        if folder.is_dir():
+            folder.rmdir()  # it is empty, or was until now: then this fails
+        written.rename(folder)
+    return dataset
+
+
+def _card(
+    dataset: "DatasetDict", task: Task, layout: Layout, args: PrepareArguments, name: str, recipe: str, files: Path
+) -> str:
+    size = sum(file.stat().st_size for file in files.iterdir())
     named = not os.path.exists(args.source)  # an id on the Hub; a path of this machine means nothing elsewhere
     origin = f"[{args.source}](https://huggingface.co/datasets/{args.source}): " if named else ""
     made = f"{made_by()} made it from {origin}{MADE_FROM[layout]}"
-    card = dataset_card(
-        dataset, task, name=name or folder.resolve().name, made=made, files_size=size, license_id=args.license
-    )
-    (aside / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return dataset
+    return dataset_card(dataset, task, name=name, made=made, files_size=size, recipe=recipe, license_id=args.license)
+
+
+def is_prepared(folder: Path, recipe: str) -> bool:
+    """Whether a folder is what [`prepare`] wrote by this recipe; it is whole then."""
+    card = folder / "README.md"
+    return card.is_file() and recipe_line(recipe) in card.read_text(encoding="utf-8").splitlines()
 
 
 def check_empty(folder: Path) -> None:
@@ -183,9 +234,9 @@ def _wanted_splits(args: PrepareArguments, layout: Layout) -> dict[str, str]:
 def _found_splits(args: PrepareArguments, layout: Layout) -> list[str]:
     if layout == "image folder":
         return image_folder_splits(Path(args.source))
-    if layout == "columns":
-        return stored_splits(args.source, args.config_name)
-    return source_splits(args.source, layout)
+    if layout in ("coco", "folder"):
+        return source_splits(args.source, layout)  # type: ignore[arg-type]
+    return stored_splits(args.source, args.config_name)
 
 
 def _published_name(split: str, layout: Layout) -> str:
@@ -196,11 +247,18 @@ def _published_name(split: str, layout: Layout) -> str:
 
 
 def _read(args: PrepareArguments, task: Task, layout: Layout, split: str) -> "Dataset":
-    if task == "segmentation":
+    if layout in ("coco", "folder"):
         return load_source(DataArguments(source=args.source, format=layout, train_split=split), "train")  # type: ignore[arg-type]
+    if task == "segmentation":
+        stored = open_stored(args.source, split, args.config_name)
+        return from_canonical(stored) if layout == "canonical" else from_instances(stored)
     columns: dict[str, Any] = {name: vars(args)[name] for name in ("image_column", "label_column", "label_names")}
     chosen = ImageClassificationArguments(source=args.source, config_name=args.config_name, **columns)
-    return load_classification(replace(chosen, train_split=split), "train")
+    rows = read_classification(chosen, split)
+    checked_labels(rows, "leave it out: name the others by `--splits`")
+    if layout == "image folder":
+        return rows  # in such an order already
+    return rows.select(np.random.default_rng(ORDER_SEED).permutation(len(rows)))
 
 
 def _columns(args: PrepareArguments) -> list[str]:
@@ -216,4 +274,4 @@ def _columns(args: PrepareArguments) -> list[str]:
     return list(open_stream(args.source, split, args.config_name).features)
 
 
-__all__ = ["PrepareArguments", "check_empty", "find_task", "prepare", "read_splits"]
+__all__ = ["PrepareArguments", "check_empty", "find_task", "is_prepared", "prepare", "read_splits"]

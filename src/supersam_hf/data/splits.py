@@ -41,8 +41,13 @@ def take_slice(dataset: "Dataset", part: str) -> "Dataset":
     return dataset.select(range(rows.from_ or 0, len(dataset) if rows.to is None else rows.to))
 
 
-def open_stored(source: "str | Path | Dataset", split: str) -> "Dataset":
+def open_stored(source: "str | Path | Dataset", split: str, config_name: str | None = None) -> "Dataset":
     """A split of a parquet file or folder, a folder of `save_to_disk`, or a dataset on the Hub, columns as they are.
+
+    Args:
+        source (`str`, `Path` or `Dataset`): Where it lies; a dataset is returned as it is.
+        split (`str`): Its name.
+        config_name (`str`, *optional*): Configuration of a dataset on the Hub that has several.
 
     Raises:
         ValueError: If nothing is there, or it has no such split (listing those there are).
@@ -62,8 +67,8 @@ def open_stored(source: "str | Path | Dataset", split: str) -> "Dataset":
     if path.is_dir():
         stored = datasets.load_dataset(str(path))
         return stored[resolve_split(split, list(stored), str(path))]
-    names = hub_splits(str(source))
-    return datasets.load_dataset(str(source), split=resolve_split(split, names, str(source)))
+    names = hub_splits(str(source), config_name)
+    return datasets.load_dataset(str(source), config_name, split=resolve_split(split, names, str(source)))
 
 
 def stored_splits(source: str, config_name: str | None = None) -> list[str]:

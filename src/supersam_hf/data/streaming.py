@@ -6,17 +6,20 @@ batches, their split over processes, and skipping to where a checkpoint stood ar
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 
 from .arguments import DataArguments
 from .classification_arguments import ImageClassificationArguments
 from .dataset import PromptSamples
-from .image_dataset import UNREADABLE, ImageSamples
+from .image_dataset import ImageSamples
 from .splits import hub_splits, is_saved, resolve_split
+from .unreadable import decode_image
 
 
 if TYPE_CHECKING:
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
     from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 
-# Rows of so many files at a time go into the buffer.
-INTERLEAVED_FILES = 10
+# Rows that are turned into one table: Arrow's tables of bytes hold 2 GiB.
+TABLE_ROWS = 100
 
 
 class StreamItem(NamedTuple):
@@ -35,6 +38,10 @@ class StreamItem(NamedTuple):
     epoch: int
     position: int
     row: dict[str, Any]
+
+    def image(self) -> Image.Image:
+        """The image of the row; `ValueError` naming it where it cannot be read."""
+        return decode_image(self.row["image"], f"Image {self.position} of epoch {self.epoch} of the stream")
 
 
 class PromptStream(PromptSamples, torch.utils.data.Dataset):
@@ -45,20 +52,28 @@ class PromptStream(PromptSamples, torch.utils.data.Dataset):
             over.
         image_processor (`SamImageProcessorPil`): Image processor of the model.
         args (`DataArguments`): Prompts, crops, limits, buffer and seed.
+        held_out (`int`, *optional*, defaults to 0): Rows at the beginning that are not trained on.
     """
 
     args: DataArguments
 
-    def __init__(self, rows: "IterableDataset", image_processor: "SamImageProcessorPil", args: DataArguments) -> None:
+    def __init__(
+        self,
+        rows: "IterableDataset",
+        image_processor: "SamImageProcessorPil",
+        args: DataArguments,
+        *,
+        held_out: int = 0,
+    ) -> None:
         super().__init__(image_processor, args, training=True)
-        self.rows = rows
+        self.rows, self.held_out = rows, held_out
 
     def keeps(self, row: dict[str, Any]) -> bool:
         """Whether a row becomes a sample."""
         return self.shows(row["objects"])
 
     def __getitem__(self, item: StreamItem) -> dict[str, torch.Tensor]:
-        return self.sample({**item.row, "image": decoded(item)}, item.epoch, item.position)
+        return self.sample({**item.row, "image": item.image()}, item.epoch, item.position)
 
 
 class ImageStream(ImageSamples, torch.utils.data.Dataset):
@@ -68,15 +83,21 @@ class ImageStream(ImageSamples, torch.utils.data.Dataset):
         rows (`datasets.IterableDataset`): From [`stream_classification`].
         image_processor (`BaseImageProcessor`): Image processor of the model.
         args (`ImageClassificationArguments`): Augmentation, buffer and seed.
+        held_out (`int`, *optional*, defaults to 0): Rows at the beginning that are not trained on.
     """
 
     args: ImageClassificationArguments
 
     def __init__(
-        self, rows: "IterableDataset", image_processor: "BaseImageProcessor", args: ImageClassificationArguments
+        self,
+        rows: "IterableDataset",
+        image_processor: "BaseImageProcessor",
+        args: ImageClassificationArguments,
+        *,
+        held_out: int = 0,
     ) -> None:
         super().__init__(image_processor, args, rows.features["label"].names, training=True)
-        self.rows = rows
+        self.rows, self.held_out = rows, held_out
 
     def keeps(self, row: dict[str, Any]) -> bool:
         """Whether a row becomes a sample; `ValueError` where it has no label."""
@@ -89,15 +110,17 @@ class ImageStream(ImageSamples, torch.utils.data.Dataset):
         return True
 
     def __getitem__(self, item: StreamItem) -> dict[str, torch.Tensor]:
-        return self.sample(decoded(item), item.row["label"], item.epoch, item.position)
+        return self.sample(item.image(), item.row["label"], item.epoch, item.position)
 
 
 class StreamSampler(torch.utils.data.Sampler[StreamItem]):
     """The rows of a stream in the order of an epoch: drawn from a buffer of `args.shuffle_buffer` rows that is filled
     as they come. The order depends on (seed, epoch) and nothing else.
 
-    Where images are held out, the files of the dataset stay in their order; else it is drawn each epoch as well. It
-    has no length: the end of an epoch is known when it is reached.
+    The files of the dataset stay in their order, so that those at its beginning can be held out, and the buffer alone
+    shuffles: rows that lie further apart than it is long keep their order, so store them in a random one
+    (`supersam-hf prepare` does, where they have labels). It has no length: the end of an epoch is known when it is
+    reached.
 
     Args:
         stream ([`PromptStream`] or [`ImageStream`]): Whose rows.
@@ -105,43 +128,35 @@ class StreamSampler(torch.utils.data.Sampler[StreamItem]):
 
     def __init__(self, stream: PromptStream | ImageStream) -> None:
         self.stream = stream
-        # Of a single file datasets would interleave as well, and then wait some seconds for the threads of it.
-        files = min(INTERLEAVED_FILES, stream.rows.num_shards)
-        self.rows = stream.rows.shuffle(
-            seed=stream.args.seed, buffer_size=stream.args.shuffle_buffer, max_buffer_input_shards=files
-        )
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[StreamItem]:
-        self.rows.set_epoch(self.epoch)
-        position = 0
-        for row in self.rows:
-            if self.stream.keeps(row):
-                yield StreamItem(self.epoch, position, row)
-                position += 1
-        if position == 0:
+        position = -1
+        for position, row in enumerate(self._shuffled()):
+            yield StreamItem(self.epoch, position, row)
+        if position < 0:
             raise ValueError(
                 "The stream has no image to train on: `holdout_images` are all that there are, or none shows an "
                 "object of `data.min_area`."
             )
 
-
-def decoded(item: StreamItem) -> Image.Image:
-    """The image of a row, as a map-style dataset gives it; `ValueError` naming it where it cannot be read."""
-    from datasets import Image as ImageFeature
-
-    cell = item.row["image"]
-    try:
-        return ImageFeature().decode_example(cell)
-    except UNREADABLE as error:
-        file = f" ({cell['path']})" if cell["path"] else ""
-        raise ValueError(
-            f"Image {item.position} of epoch {item.epoch} of the stream{file} cannot be read: {error}. Replace it or "
-            "leave its row out."
-        ) from error
+    def _shuffled(self) -> Iterator[dict[str, Any]]:
+        """Rows in the order of the epoch. Not by `shuffle` of datasets, whose buffer holds no more than 2 GiB."""
+        rng, stream = np.random.default_rng([self.stream.args.seed, self.epoch]), self.stream
+        rows = stream.rows.skip(stream.held_out) if stream.held_out else stream.rows
+        buffer: list[dict[str, Any]] = []
+        for row in filter(stream.keeps, rows):
+            if len(buffer) < stream.args.shuffle_buffer:
+                buffer.append(row)
+                continue
+            drawn = int(rng.integers(len(buffer)))
+            yield buffer[drawn]
+            buffer[drawn] = row
+        for index in rng.permutation(len(buffer)):
+            yield buffer[index]
 
 
 def open_stream(source: str, split: str, config_name: str | None = None) -> "IterableDataset":
@@ -176,7 +191,9 @@ def in_memory(rows: "IterableDataset") -> "Dataset":
     import datasets
 
     encoded = rows.cast_column("image", datasets.Image(decode=False))
-    read = list(encoded)
-    if not read:
+    iterator, tables = iter(encoded), []
+    while read := list(islice(iterator, TABLE_ROWS)):
+        tables.append(datasets.Dataset.from_list(read, features=encoded.features))
+    if not tables:
         raise ValueError("The stream has no rows to take.")
-    return datasets.Dataset.from_list(read, features=encoded.features).cast_column("image", datasets.Image())
+    return datasets.concatenate_datasets(tables).cast_column("image", datasets.Image())

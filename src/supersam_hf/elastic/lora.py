@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..models.supersam import ElasticLinear, SuperSamModel
@@ -92,8 +93,10 @@ def elastic_lora_config(
         options: Further arguments of `LoraConfig`, such as `use_rslora`.
 
     Raises:
-        ValueError: For a variant of LoRA that cannot be sliced, such as DoRA.
+        ValueError: For a variant of LoRA that cannot be sliced, such as DoRA, or no targets.
     """
+    if targets is not None and not targets:
+        raise ValueError(f"`targets` must name at least one linear layer, got {targets!r}; None takes the defaults.")
     targets = DEFAULT_TARGETS if targets is None else targets
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, **options)
     return registered(config)
@@ -128,6 +131,17 @@ def check_elastic(config: PeftConfig) -> None:
             f"Elastic LoRA has no {', '.join(f'`{name}`' for name in refused)}: only plain LoRA can be sliced with a "
             "window. Extract a subnet and adapt that with stock peft."
         )
+
+
+def check_layers(model: nn.Module) -> None:
+    """Raises `ValueError`, naming the layer, if anything but linear layers of `model` is adapted: LoRA of a
+    convolution or an embedding is no pair of matrices that goes with a window, nor with an extracted subnet."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, BaseTunerLayer) and not isinstance(layer, LoraLinear):
+            raise ValueError(
+                f"Elastic LoRA adapts linear layers only, but the targets (`target_modules`) take in {name}, "
+                f"a {type(layer.get_base_layer()).__name__}: name the linear layers alone."
+            )
 
 
 def load_elastic_adapter(model: SuperSamModel, name_or_path: Any, **kwargs: Any) -> PeftModel:

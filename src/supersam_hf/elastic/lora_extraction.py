@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora.layer import Linear as LoraLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ..models.supersam import Subnet, SuperSamModel
 from ..models.supersam.extraction_supersam import LAYERS
-from .lora import check_elastic, narrowed_adapter
+from .lora import check_elastic, check_layers, narrowed_adapter
 
 
 # An adapted layer, and the window it is taken out at; None: it is not elastic.
@@ -32,7 +33,8 @@ def extract_adapter(
             `base_model_name_or_path`.
 
     Raises:
-        ValueError: If the subnet does not fit, there is no such adapter, it is no plain LoRA or is merged.
+        ValueError: If the subnet does not fit or keeps no adapted layer, there is no such adapter, it is no plain LoRA
+            of linear layers or is merged.
     """
     if adapter_name not in model.peft_config:
         raise ValueError(f"`adapter_name` must be one of {sorted(model.peft_config)}, got {adapter_name!r}.")
@@ -45,7 +47,8 @@ def extract_adapter(
     adapted: Any = get_peft_model(extracted, config, low_cpu_mem_usage=True)
     state = adapter_state(layers, adapter_name)
     set_peft_model_state_dict(adapted, state, low_cpu_mem_usage=True)
-    config.base_model_name_or_path = base
+    # a revision of the supernet's repository is none of the subnet's
+    config.base_model_name_or_path, config.revision = base, None
     return adapted.train(model.training)
 
 
@@ -66,7 +69,7 @@ def base_model(model: PeftModel) -> SuperSamModel:
         ValueError: If an adapter is merged into them.
     """
     wrapped: Any = model.get_base_model()
-    if any(layer.merged for layer in wrapped.modules() if isinstance(layer, LoraLinear)):
+    if any(layer.merged for layer in wrapped.modules() if isinstance(layer, BaseTunerLayer)):
         raise ValueError("The adapter is merged into the weights: call `unmerge_adapter()` first.")
     weights = {k.replace(".base_layer.", "."): v for k, v in wrapped.state_dict().items() if ".lora_" not in k}
     with torch.device("meta"):
@@ -77,7 +80,12 @@ def base_model(model: PeftModel) -> SuperSamModel:
 
 def adapted_layers(model: PeftModel, subnet: Subnet, adapter_name: str) -> dict[str, Adapted]:
     """The adapted layers that `subnet` keeps, by their names in the extracted model, each with its window (None: it
-    is not elastic)."""
+    is not elastic).
+
+    Raises:
+        ValueError: If there are none, or something other than linear layers is adapted.
+    """
+    check_layers(model.get_base_model())
     layers: dict[str, Adapted] = {}
     for name, layer in model.get_base_model().named_modules():
         if not isinstance(layer, LoraLinear) or adapter_name not in layer.lora_A:
@@ -90,6 +98,11 @@ def adapted_layers(model: PeftModel, subnet: Subnet, adapter_name: str) -> dict[
             new = subnet.layers.index(int(number))
             window = subnet.mlp_dim[new] if part.startswith("mlp.") else subnet.head_dim[new]
             layers[f"{LAYERS}{new}.{part}"] = (layer, window)
+    if not layers:
+        raise ValueError(
+            f"The subnet keeps none of the layers that the adapter {adapter_name!r} adapts: of the encoder it keeps "
+            f"layers {list(subnet.layers)}. Choose other targets or another subnet."
+        )
     return layers
 
 

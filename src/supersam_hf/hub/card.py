@@ -17,6 +17,8 @@ TAGS = {
     "ofb_subnet": ["ofb", "neural-architecture-search", "pruning", "supersam_hf"],
     "adapter": ["supersam", "segment-anything", "supersam_hf"],
 }
+# Said only of a model that is smaller than what it came from.
+CUT_TAGS = ("neural-architecture-search", "pruning")
 # The Hub's metric and its name for each quality of a row; others (such as the best of three masks) stay in the text.
 METRICS = {
     "mIoU": ("mean_iou", "mIoU over objects"),
@@ -59,26 +61,27 @@ def card_data(facts: CardFacts) -> ModelCardData:
         metrics = list(dict.fromkeys(result.metric_type for result in results))
         optional |= {"eval_results": results, "model_name": facts.title, "metrics": metrics}
     emitted = [stage.kg_co2eq for stage in facts.costs]
-    if emitted and None not in emitted:
+    if emitted and None not in emitted and facts.costs_whole:
         optional["co2_eq_emissions"] = _emissions(facts)
     return ModelCardData(
         library_name="peft" if adapter else "transformers",
         pipeline_tag="image-classification" if ofb else "mask-generation",
-        tags=[*TAGS[facts.kind], *facts.extra.get("tags", ())],
+        tags=[*(tag for tag in TAGS[facts.kind] if facts.cut or tag not in CUT_TAGS), *facts.extra.get("tags", ())],
         **optional,
     )
 
 
 def eval_results(facts: CardFacts) -> list[EvalResult]:
     """The model's own quality on the evaluation split, with the digits of the text; none where either is not known."""
-    if facts.row is None or facts.data is None:
+    data = facts.evaluated or facts.data
+    if facts.row is None or data is None:
         return []
     task = "image-classification" if facts.kind == "ofb_subnet" else "mask-generation"
     return [
         EvalResult(
             task_type=task,
-            dataset_type=facts.data.hub_id or facts.data.name.replace(" ", "-"),
-            dataset_name=facts.data.name,
+            dataset_type=data.hub_id or data.name.replace(" ", "-"),
+            dataset_name=data.name,
             dataset_split=facts.eval_split,
             metric_type=METRICS[name][0],
             metric_name=METRICS[name][1],

@@ -1,48 +1,79 @@
 """What is pushed: a folder as it is, or one exported from a model on the way."""
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..files import write_json
 from ..models.ofb_vit import OfbViTForImageClassification
 from ..models.supersam import SuperSamModel, SuperSamProcessor
-from .folder import AUTO_MAPS, export
+from .folder import AUTO_MAPS, PROCESSOR_AUTO_MAP, export
+from .readme import adapter_readme
 
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["model", "adapter"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-# Pickle runs code when it is loaded: none is published.
-UNSAFE = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
+# Pickle runs code when it is loaded, and these are or may hold pickles, or code of another library: none is published.
+UNSAFE = (
+    *(".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz"),
+    *(".pickle", ".pkl", ".pt", ".pth"),
+)
+# What peft's own card holds in each place that nobody has filled in.
+UNFILLED = "[More Information Needed]"
 
 
-def prepared(model_or_folder: Any, scratch: Path, options: Mapping[str, Any]) -> Path:
+def is_hub_id(name: str, roots: Iterable[Path] = (Path(),)) -> bool:
+    """Whether a name that models and datasets are loaded by is a repository's, `namespace/name`, and no local path.
+
+    Args:
+        name (`str`): Hub id or path.
+        roots (`list[Path]`): Folders that a relative path may have been meant from: what exists there is local.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    if name.count("/") != 1 or name.startswith(("~", ".")):
+        return False
+    return not any((root / name).exists() for root in roots)
+
+
+def prepared(
+    model_or_folder: Any, scratch: Path, options: Mapping[str, Any], where: Mapping[str, str | None] | None = None
+) -> Path:
     """The folder to push: exported to `scratch`, or the one given where it is complete as it lies.
 
     Args:
         model_or_folder: A model, or the folder of a model or an adapter.
         scratch (`Path`): Where to export to, if need be.
         options (`dict`): Of [`export`].
+        where (`dict`, *optional*): `repo_id` and `revision` of [`export`], for what is exported.
 
     Raises:
         ValueError: For a folder without a model, or options for one that is not exported.
         FileNotFoundError: If there is no such folder.
     """
     if not isinstance(model_or_folder, (str, Path)):
-        return export(model_or_folder, scratch, **options)
+        return export(model_or_folder, scratch, **{**(where or {}), **options})
     folder = Path(model_or_folder)
     if folder_kind(folder) == "adapter" and set(options) <= {"card"}:
         return _adapter(folder, scratch, options.get("card"))
     if folder_kind(folder) == "model":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if config.get("model_type") in AUTO_MAPS and (options or not _has_code(folder, config)):
-            return _exported_again(folder, config["model_type"], scratch, options)
+            return _exported_again(folder, config["model_type"], scratch, {**(where or {}), **options})
     if options:
         raise ValueError(
             f"{sorted(options)} do not go with {folder}, which is pushed as it is; an adapter takes `card`."
@@ -80,33 +111,63 @@ def files_of(folder: Path) -> dict[str, Path]:
         for name, path in paths.items()
         if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
     }
-    unsafe = [name for name in files if Path(name).suffix in UNSAFE]
+    unsafe = [name for name in files if Path(name).suffix.lower() in UNSAFE]
     if unsafe:
         raise ValueError(f"{folder} holds {unsafe}, which may be pickles: only safetensors are published.")
     return files
 
 
 def _adapter(folder: Path, scratch: Path, card: str | None) -> Path:
-    """The adapter with its card. A base that is a folder of this computer says nothing to others and is left out."""
+    """The adapter with its card. A base that is a folder of this computer says nothing to others and is left out, of
+    the config as of a card that names it; so is peft's own card that nobody has filled in."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
-    local = base is not None and (Path(base).is_absolute() or Path(base).exists() or base.count("/") > 1)
-    if card is None and not local:
+    local = base is not None and not is_hub_id(base)
+    rewritten = card is None and _is_unfit(folder / "README.md", base if local else None)
+    if card is None and not local and not rewritten:
         return folder
-    shutil.copytree(folder, scratch)
+    check_empty(scratch)
+    shutil.copytree(folder, scratch, dirs_exist_ok=True)
     if local:
-        write_json(scratch / "adapter_config.json", {**config, "base_model_name_or_path": None})
+        write_json(scratch / "adapter_config.json", {**config, "base_model_name_or_path": None, "revision": None})
     if card is not None:
         (scratch / "README.md").write_text(card, encoding="utf-8")
+    elif rewritten:
+        logger.warning(
+            f"{folder}/README.md is peft's unfilled card or names a folder of this computer: it is not published, its "
+            "metadata is. Give `card`, or write one."
+        )
+        (scratch / "README.md").write_text(adapter_readme(scratch), encoding="utf-8")
     return scratch
 
 
+def check_empty(folder: Path) -> None:
+    """`ValueError` where something lies that a copy would mix with."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there and not empty: give an empty or a new folder.")
+
+
+def _is_unfit(readme: Path, base: str | None) -> bool:
+    """Whether a card is peft's template as it was, or tells of the local `base`."""
+    if not readme.is_file():
+        return False
+    text = readme.read_text(encoding="utf-8")
+    return UNFILLED in text or (base is not None and base in text)
+
+
 def _has_code(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether the code that the config names lies beside it. A model that was loaded from the Hub and saved names the
-    code of the repository that it came from."""
+    """Whether all the code that the config names lies beside it, with what it imports. A model that was loaded from
+    the Hub and saved names the code of the repository that it came from."""
     auto_map = AUTO_MAPS[config["model_type"]]
-    modules = {reference.split(".")[0] for reference in auto_map.values()}
-    return config.get("auto_map") == auto_map and all((folder / f"{module}.py").is_file() for module in modules)
+    if config.get("auto_map") != auto_map:
+        return False
+    references = {*auto_map.values(), *(PROCESSOR_AUTO_MAP.values() if config["model_type"] == "supersam" else ())}
+    files = [folder / f"{module}.py" for module in {reference.split(".")[0] for reference in references}]
+    try:
+        imported = [Path(str(name)) for file in files for name in get_relative_import_files(file)]
+    except FileNotFoundError:  # it reads the files, one after the other
+        return False
+    return all(file.is_file() for file in (*files, *imported))
 
 
 def _exported_again(folder: Path, model_type: str, scratch: Path, options: Mapping[str, Any]) -> Path:

@@ -100,6 +100,7 @@ class StageCost:
         seconds (`float`): Wall time.
         kwh, kg_co2eq (`float`, *optional*): Energy and emissions, where they were measured or estimated.
         method (`str`, *optional*): How.
+        country (`str`, *optional*): Whose mean electricity the emissions are of: a three-letter ISO code.
     """
 
     name: str
@@ -107,6 +108,7 @@ class StageCost:
     kwh: float | None = None
     kg_co2eq: float | None = None
     method: str | None = None
+    country: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ class CardFacts:
         title (`str`): Headline and name in the model-index.
         origin (`str`): How it came to be: "found by the search", "point `pareto-2` of the search's front".
         base ([`Source`], *optional*): The model that the run started from; None: trained in the run itself.
-        data ([`Source`], *optional*): The dataset.
+        data ([`Source`], *optional*): The dataset that it was trained on.
+        evaluated ([`Source`], *optional*): The dataset of `rows`, if it is another.
         data_lines (`list[str]`): What is known of the data, a sentence each.
         rows (`list[Row]`): Original, stages before, the model itself.
         budget (`list[Limit]`): What was asked for.
@@ -128,6 +131,7 @@ class CardFacts:
         embedding (`tuple[int, int]`, *optional*): Width of the embedding, of the original and of the model.
         search_lines, training_lines, limits (`list[str]`): A sentence each.
         costs (`list[StageCost]`): In the order of the run.
+        costs_whole (`bool`): They are all that the model took; a sum of some of them says nothing.
         cost_note (`str`): Where they arose, and how energy was measured.
         hardware (`dict`, *optional*): What it was timed on.
         versions (`dict[str, str]`): Of the libraries.
@@ -135,6 +139,7 @@ class CardFacts:
         eval_split (`str`, *optional*): Of the dataset: what `rows` were evaluated on.
         extra (`dict`): What one template alone needs.
         stock (`bool`): A plain `transformers.SamModel`, without code of its own.
+        cut (`bool`): It is smaller than what it came from, or was picked from a supernet; False: only trained.
     """
 
     kind: Kind
@@ -144,6 +149,7 @@ class CardFacts:
     origin: str
     base: Source | None = None
     data: Source | None = None
+    evaluated: Source | None = None
     data_lines: Sequence[str] = ()
     rows: Sequence[Row] = ()
     budget: Sequence[Limit] = ()
@@ -153,6 +159,7 @@ class CardFacts:
     training_lines: Sequence[str] = ()
     limits: Sequence[str] = ()
     costs: Sequence[StageCost] = ()
+    costs_whole: bool = True
     cost_note: str = ""
     hardware: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -160,6 +167,7 @@ class CardFacts:
     eval_split: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     stock: bool = False
+    cut: bool = True
 
     @property
     def row(self) -> Row | None:

@@ -4,16 +4,17 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from transformers import SamProcessor
+from transformers import PreTrainedModel, SamProcessor
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from ..files import write_json
 from ..models.supersam import SuperSamImageProcessor, SuperSamProcessor
-from .readme import plain_readme
+from .readme import plain_readme, signed
 
 
 # Which class serves which Auto class, by `model_type`: what `trust_remote_code=True` reads. transformers' own
@@ -34,6 +35,18 @@ PROCESSOR_AUTO_MAP = {
     "AutoProcessor": "image_processing_supersam.SuperSamProcessor",
     "AutoImageProcessor": "image_processing_supersam.SuperSamImageProcessor",
 }
+# What exports of each kind may hold at the top: what an earlier one left is replaced. Anything else is the owner's.
+OURS = {
+    "model": (
+        *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+        *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
+        *("configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
+        *("image_processing_supersam.py", "modeling_supersam.py", "pareto_supersam.py"),
+        *("configuration_ofb_vit.py", "modeling_ofb_vit.py"),
+    ),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
+}
+FIGURES = (".png", ".svg", ".jpg", ".webp")
 PUBLISHED = {"supersam": "SuperSamModel", "ofb_vit": "OfbViTForImageClassification"}
 
 
@@ -48,6 +61,8 @@ def export(
     figures: Mapping[str, str | Path] | None = None,
     stock: bool = False,
     max_shard_size: int | str = "5GB",
+    repo_id: str | None = None,
+    revision: str | None = None,
 ) -> Path:
     """Writes a folder that loads with this package, and with `trust_remote_code=True` where it is not installed.
 
@@ -56,7 +71,8 @@ def export(
     Args:
         model (`SuperSamModel` or `OfbViTForImageClassification`): A supernet, a subnet, a found or fine-tuned model;
             also one that was itself loaded with `trust_remote_code=True`.
-        folder (`str` or `Path`): Where to. A model folder that lies there is replaced.
+        folder (`str` or `Path`): Where to. A model folder that lies there is replaced, if it holds nothing
+            else.
         processor (*optional*): Of a SAM: any SAM processor; the one for the model's input size if left out. Of a
             classifier: the image processor that it was trained with, which must be given.
         card (`str`, *optional*): The model card, README.md; a short one if left out.
@@ -65,11 +81,13 @@ def export(
         figures (`dict[str, Path]`, *optional*): Image files by the name that the card gives them.
         stock (`bool`): Write a SAM whose layers are equally wide as a plain `transformers.SamModel`, without code.
         max_shard_size (`int` or `str`): Weights beyond this are split over several files.
+        repo_id, revision (`str`, *optional*): What the short card's snippet loads; the folder itself if left out.
 
     Returns:
         `Path`: The folder.
 
     Raises:
+        TypeError: If `model` is no model of transformers'.
         ValueError: For any other model, a classifier without its image processor, `stock` of a model that stock SAM
             cannot hold, a figure that is no image file, or a folder that holds something else.
     """
@@ -85,7 +103,7 @@ def export(
     aside.mkdir(parents=True)
     _write_model(model, aside, max_shard_size)
     _write_processor(model, processor, aside)
-    (aside / "README.md").write_text(card or plain_readme(model), encoding="utf-8")
+    (aside / "README.md").write_text(signed(card or plain_readme(model, repo_id, revision)), encoding="utf-8")
     for name, data in (("search.json", search), ("pareto.json", pareto)):
         if data is not None:
             write_json(aside / name, data)
@@ -97,7 +115,10 @@ def export(
 
 def check_model(model: Any) -> str:
     """The `model_type` of a model that can be exported; `ValueError` for any other."""
-    model_type, name = model.config.model_type, type(model).__name__
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"`model` must be one of {sorted(PUBLISHED.values())}, got a {name}.")
+    model_type = model.config.model_type
     if PUBLISHED.get(model_type) != name:
         raise ValueError(f"`model` must be one of {sorted(PUBLISHED.values())}, got a {name}.")
     if any(".base_layer." in key for key in model.state_dict()):
@@ -109,7 +130,9 @@ def check_model(model: Any) -> str:
 
 
 def check_replaceable(folder: Path) -> None:
-    """`ValueError` where something else than a model folder lies."""
+    """`ValueError` where something else than a model folder lies, or something beside the model."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(f"`folder` {folder} is the current directory or holds it: give a folder inside it.")
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     config = folder / "config.json"
@@ -119,6 +142,20 @@ def check_replaceable(folder: Path) -> None:
             f"`folder` {folder} holds something else than a model (no config.json of type {[*AUTO_MAPS, 'sam']}) and "
             "is left as it is: give an empty or a new folder."
         )
+    others = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
+    if others:
+        raise ValueError(
+            f"`folder` {folder} holds {others} beside a model and is left as it is: give an empty or a new folder."
+        )
+
+
+def is_ours(name: str, kind: str = "model") -> bool:
+    """Whether an export writes files of this name, beside its card and figures."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in OURS[kind])
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and (path.name == "README.md" or path.suffix in FIGURES or is_ours(path.name))
 
 
 def _check_processor(model_type: str, processor: Any) -> None:
@@ -131,8 +168,8 @@ def _check_processor(model_type: str, processor: Any) -> None:
 
 def _check_figures(figures: Mapping[str, str | Path]) -> None:
     for name, path in figures.items():
-        if Path(name).suffix not in (".png", ".svg", ".jpg", ".webp") or Path(name).name != name:
-            raise ValueError(f"`figures` are named as image files (.png, .svg, .jpg, .webp), got {name!r}.")
+        if Path(name).suffix not in FIGURES or Path(name).name != name:
+            raise ValueError(f"`figures` are named as image files ({', '.join(FIGURES)}), got {name!r}.")
         if not Path(path).is_file():
             raise ValueError(f"`figures` has {name!r} at {path}, where there is no file.")
 

@@ -1,6 +1,6 @@
 """Push to the Hub: one commit, which is there whole or not at all."""
 
-import fnmatch
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,23 +19,20 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import validate_repo_id
 
 from .contents import Kind, files_of, folder_kind, prepared
-from .errors import HUB_ERRORS, PushError, reason_of, step_of
-from .readme import adapter_readme, merged_readme, with_tags
+from .errors import HUB_ERRORS, PushError, is_passing, reason_of, step_of
+from .folder import is_ours
+from .readme import adapter_readme, keeps_other_text, merged_readme, with_tags
 
 
-# What earlier pushes of each kind may have left at the top of a repository: deleted where the new one has no such
-# file, so that no old shard, code or record stands beside the new weights. Anything else there is the owner's.
-OURS = {
-    "model": (
-        *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-        *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
-        *("*_supersam.py", "*_ofb_vit.py"),
-    ),
-    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
-}
+logger = logging.getLogger(__name__)
+
 # transformers loads the adapter of a repository that has one, whatever model lies beside it.
 EXCLUDED = {"model": "adapter_config.json", "adapter": "config.json"}
 
+KEPT = (
+    "README.md of {repo_id} keeps its text, and only its metadata is updated: what the text says of the weights, and "
+    "the revision that it pins, are of an earlier push. Edit it there."
+)
 COMMIT = "upload and commit"
 NOTHING = "The repository exists; nothing was committed."
 UNKNOWN = "The repository exists; whether the commit arrived is not known, but it is whole or not there."
@@ -58,8 +55,9 @@ def push(
 ) -> CommitInfo:
     """Publishes a model, or the folder of a model or a peft adapter, in one commit.
 
-    The repository and the branch are made if they are not there. A README.md that is there keeps its text and gets the
-    new card's metadata; files of an earlier push that the new one does not have are deleted in the same commit.
+    The repository and the branch are made if they are not there. A README.md that somebody has written or edited there
+    keeps its text and gets the new card's metadata, with a warning; files of an earlier push that the new one does not
+    have are deleted in the same commit.
 
     Args:
         model_or_folder (`SuperSamModel`, `OfbViTForImageClassification`, `str` or `Path`): What to publish. A folder
@@ -89,10 +87,12 @@ def push(
     if version is not None and create_pr:
         raise ValueError("`version` tags a commit of a branch; a pull request is tagged once it is merged.")
     api = HfApi(token=required_token(token))
+    repo_id = full_id(api, repo_id)
     with TemporaryDirectory() as scratch:
-        folder = prepared(model_or_folder, Path(scratch) / "model", export_options)
-        upload = _Upload(folder, tags or ())
-        repo_id = _make_repository(api, repo_id, private, None if create_pr else revision)
+        where = {"repo_id": repo_id, "revision": version or revision}
+        folder = prepared(model_or_folder, Path(scratch) / "model", export_options, where)
+        upload = Upload(folder, tags or ())
+        _make_repository(api, repo_id, private, None if create_pr else revision)
         message = commit_message or f"Upload {upload.kind}"
         commit = upload.commit(
             api,
@@ -114,27 +114,46 @@ def required_token(token: str | None) -> str:
 
     Raises:
         LocalTokenNotFoundError: If there is none.
+        ValueError: If it is none by its form; what would tell it to the log of an error further on.
     """
-    token = token or get_token()
+    token = (token or "").strip() or get_token()
     if token is None:
         raise LocalTokenNotFoundError(
             "There is no token to push with: log in with `hf auth login`, set HF_TOKEN, or give `token` "
             "(https://huggingface.co/settings/tokens, with write access)."
         )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("`token` has a space or a sign in it that no token has; copy it again.")
     return token
 
 
-def _make_repository(api: HfApi, repo_id: str, private: bool | None, branch: str | None) -> str:
-    """Repository and branch, where they are not there yet; the full id."""
+def full_id(api: HfApi, repo_id: str) -> str:
+    """`namespace/name`: with the account's own name where there is none."""
+    if "/" in repo_id:
+        return repo_id
+    with step_of(repo_id, "log in", "Nothing was committed."):
+        return f"{api.whoami()['name']}/{repo_id}"
+
+
+def _make_repository(api: HfApi, repo_id: str, private: bool | None, branch: str | None) -> None:
+    """Repository and branch, where they are not there yet."""
     with step_of(repo_id, "create the repository", "Nothing was committed."):
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        api.create_repo(repo_id, private=private, exist_ok=True)
     if branch is not None and not branch.startswith("refs/"):
         with step_of(repo_id, f"create the branch {branch!r}", NOTHING):
+            _check_private(api.model_info(repo_id), private)
             api.create_branch(repo_id, branch=branch, exist_ok=True)
-    return repo_id
 
 
-class _Upload:
+def _check_private(head: ModelInfo, private: bool | None) -> None:
+    if private and not head.private:
+        raise ValueError(
+            "`private` holds for new repositories; this one exists and is public. Make it private in its settings, or "
+            "push to another"
+        )
+
+
+class Upload:
     """The files of a folder on their way to a repository."""
 
     def __init__(self, folder: Path, tags: Sequence[str]) -> None:
@@ -163,7 +182,7 @@ class _Upload:
             moved = _has_moved(api, repo_id, revision, head.sha)
             if not moved:
                 state = PULL_REQUEST if create_pr else UNKNOWN if moved is None else NOTHING
-                raise PushError(repo_id, COMMIT, reason_of(error), state) from error
+                raise PushError(repo_id, COMMIT, reason_of(error), state, is_passing(error)) from error
         head, operations = self._plan(api, repo_id, revision, private, UNKNOWN)
         with step_of(repo_id, COMMIT, UNKNOWN):
             return api.create_commit(repo_id, operations, parent_commit=head.sha, **options)
@@ -174,15 +193,11 @@ class _Upload:
         """The head of the branch, and what to change about it."""
         with step_of(repo_id, "read what it holds", state):
             head = api.model_info(repo_id, revision=revision)
-            self._check(head, private)
+            _check_private(head, private)
+            self._check(head)
             return head, self._operations(api, head)
 
-    def _check(self, head: ModelInfo, private: bool | None) -> None:
-        if private and not head.private:
-            raise ValueError(
-                "`private` holds for new repositories; this one exists and is public. Make it private in its "
-                "settings, or push to another"
-            )
+    def _check(self, head: ModelInfo) -> None:
         if EXCLUDED[self.kind] in _names(head):
             other = "adapter" if self.kind == "model" else "model"
             raise ValueError(
@@ -193,15 +208,16 @@ class _Upload:
     def _operations(self, api: HfApi, head: ModelInfo) -> list[CommitOperationAdd | CommitOperationDelete]:
         names = _names(head)
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            CommitOperationDelete(name)
-            for name in names
-            if name not in self.files and any(fnmatch.fnmatch(name, pattern) for pattern in OURS[self.kind])
+            CommitOperationDelete(name) for name in names if name not in self.files and is_ours(name, self.kind)
         ]
         operations += [CommitOperationAdd(name, path) for name, path in self.files.items()]
         card = self.card
         if card and "README.md" in names:
             path = hf_hub_download(head.id, "README.md", revision=head.sha, token=api.token)
-            card = merged_readme(Path(path).read_bytes().decode("utf-8-sig"), card)
+            there = Path(path).read_bytes().decode("utf-8-sig")
+            if keeps_other_text(there, card):
+                logger.warning(KEPT.format(repo_id=head.id))
+            card = merged_readme(there, card)
         if card:
             operations.append(CommitOperationAdd("README.md", card.encode("utf-8")))
         return operations

@@ -62,7 +62,8 @@ def results(facts: CardFacts) -> str:
     for name in metrics:
         columns[name] = [quality(row.quality[name]) if name in row.quality else "" for row in rows]
     columns["latency"] = [_latency(row.latency) for row in rows]
-    columns["relative"] = ["" if row.latency is None else f"{row.latency['ratio']:.2f}×" for row in rows]
+    if _to_the_original(facts):
+        columns["relative"] = ["" if row.latency is None else f"{row.latency['ratio']:.2f}×" for row in rows]
     columns["images a second"] = ["" if row.throughput is None else _rate(row.throughput) for row in rows]
     return table(columns)
 
@@ -77,11 +78,18 @@ def measured_on(facts: CardFacts) -> str:
     text = (
         f"Latency: median of {timing['repeats']} rounds, all models timed in turn in each, {what}, on "
         f"{ran_on['device']} ({ran_on['threads']} thread{'s' * (ran_on['threads'] != 1)}, torch {ran_on['torch']}); "
-        "in brackets the 10th to 90th percentile. *Relative* is the median over the rounds of the time by the "
-        "original's."
+        "in brackets the 10th to 90th percentile."
     )
+    if _to_the_original(facts):
+        text += " *Relative* is the median over the rounds of the time by the original's."
     batches = next((row.throughput["batch_size"] for row in facts.rows if row.throughput), None)
     return text if batches is None else f"{text} Images a second: in batches of {batches}."
+
+
+def _to_the_original(facts: CardFacts) -> bool:
+    """Whether ratios are to the original's time: they are to that of the first model that was timed."""
+    timed = next((row for row in facts.rows if row.latency is not None), None)
+    return timed is not None and timed.name == "original"
 
 
 def layers(rows: Sequence[Layer]) -> str:
@@ -105,14 +113,14 @@ def budget(limits: Sequence[Limit]) -> list[str]:
     return [_limit(limit) for limit in limits]
 
 
-def costs(stages: Sequence[StageCost]) -> str:
-    """Time and energy of each stage, and their sums."""
+def costs(stages: Sequence[StageCost], whole: bool = True) -> str:
+    """Time and energy of each stage, and their sums, unless some stages are missing (`whole` is False)."""
     if not stages:
         return ""
-    total = [
-        *stages,
-        StageCost("total", sum(s.seconds for s in stages), _sum(stages, "kwh"), _sum(stages, "kg_co2eq")),
-    ]
+    total = list(stages)
+    if whole:
+        kwh, kg_co2eq = _sum(stages, "kwh"), _sum(stages, "kg_co2eq")
+        total.append(StageCost("total", sum(stage.seconds for stage in stages), kwh, kg_co2eq))
     return table(
         {
             "stage": [stage.name for stage in total],
@@ -158,8 +166,10 @@ def _limit(limit: Limit) -> str:
             return milliseconds(value) if limit.what == "milliseconds" else quality(value)
         return f"{count(value)} {limit.what}" + ("" if limit.of is None else f" ({share(value, limit.of)})")
 
-    asked = "mIoU of at least " if limit.what == "mIoU" else "at most "
-    text = f"Asked for {asked}{said(limit.asked)}"
+    asked = f"at most {said(limit.asked)}"
+    if limit.what == "mIoU":
+        asked = f"mIoU of at least {said(limit.asked)} on the images of the search"
+    text = f"Asked for {asked}"
     if limit.reached is None:
         return f"{text}."
     return f"{text}; {'met' if limit.met else 'not met'} with {said(limit.reached)}."

@@ -1,5 +1,6 @@
 """Electricity that a stretch of work used on this machine, by codecarbon, without any network."""
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Iterator
@@ -73,8 +74,7 @@ def track_energy(country: str | None = None) -> Iterator[EnergyRecord]:
     """
     if not can_track_energy():
         raise ImportError("Energy is tracked by codecarbon: `pip install supersam-hf[energy]`.")
-    # It says at length which hardware it found, on a handler of its own.
-    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+    _silence()
     if country is not None and not _is_country(country):
         raise ValueError(f"`country` must be a three-letter ISO code such as 'FRA' or 'USA', got {country!r}.")
     country = (country or _configured_country() or "").upper() or None
@@ -84,6 +84,12 @@ def track_energy(country: str | None = None) -> Iterator[EnergyRecord]:
         yield record
     finally:
         record.use = _stopped(tracker, country)
+
+
+def _silence() -> None:
+    """It says at length what it found and was told, on a handler of its own."""
+    importlib.import_module("codecarbon")  # which sets the level itself
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
 
 
 def _is_country(country: str) -> bool:

@@ -1,28 +1,33 @@
 """`supersam-hf adapt`: an adapter is trained on a SAM or a supernet, saved as peft saves it, and evaluated."""
 
+import json
 import logging
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
 from ..elastic.cost import count_parameters
-from ..evaluation import evaluate, quality_of
+from ..evaluation import quality_of
 from ..files import fingerprint, write_json
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..training.adapt import AdaptArguments, add_adapter, train_adapter
-from ..training.engine import Engine
+from ..training.engine import checkpoints
 from .adapter_files import AdapterFiles, adapter_facts, saved_adapter, table, write_others
 from .context import Run
 from .journal import Journal
-from .runner import on_main_process
+from .progress import holdout_metrics
+from .runner import energy_meter, on_main_process
 
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +41,39 @@ def adapt(run: Run) -> None:
     With `adapt.subnet` also `subnet/` and `subnet_adapter/`, with `adapt.merge` also `merged/`.
 
     Raises:
-        ValueError: If peft is not installed, or the method or the subnet does not fit the model.
+        ValueError: If peft is not installed, or the method, the targets or the subnet does not fit the model.
     """
     if find_spec("peft") is None:
         raise ValueError("adapters need peft, which is not installed: pip install 'supersam-hf[peft]'")
     args, model = run.recipe.adapt, run.original()
     plan = Plan.of(run, model)
     adapted: Any = add_adapter(model, args, elastic=plan.space is not None, revision=run.recipe.model.revision)
+    plan.check(adapted)
     trainable, total = adapted.get_nb_trainable_parameters()
     logger.info(f"{plan.kind(args)}: {trainable:,} of {total:,} parameters are trained ({trainable / total:.2%})")
     before: Qualities = {}
     with adapted.disable_adapter():
         on_main_process(run, lambda run: before.update(qualities(run, adapted, plan.subnets)))
-    seconds = train_adapter(
-        adapted, run.train_loader, args, run.folder / "adapt", space=plan.space, evaluate=metrics(run, plan)
-    )
+    spent = train(run, plan, adapted)
     run.write_model("adapter", AdapterFiles(adapted))
     cost = {"trainable_params": trainable, "total_params": total, "trainable_share": trainable / total}
-    on_main_process(run, lambda run: finish(run, plan, before, cost | {"seconds": seconds}))
+    on_main_process(run, lambda run: finish(run, plan, before, cost | spent))
+
+
+def train(run: Run, plan: "Plan", adapted: Any) -> dict[str, Any]:
+    """Trains the adapter; `seconds` of all sittings, and `energy` if the whole training was one that was metered."""
+    args, folder = run.recipe.adapt, run.folder / "adapt"
+    record = folder / "energy.json"  # beside the checkpoints, with which it goes
+    whole = not (args.resume and checkpoints(folder))
+    if whole:
+        record.unlink(missing_ok=True)
+    named = {name: plan.subnets[name] for name in ("largest", "smallest", MAIN) if name in plan.subnets}
+    evaluate = holdout_metrics(run, args, named)
+    with energy_meter(run) as energy:
+        seconds = train_adapter(adapted, run.train_loader, args, folder, space=plan.space, evaluate=evaluate)
+    if whole and energy.use is not None:
+        write_json(record, asdict(energy.use))
+    return {"seconds": seconds} | ({"energy": json.loads(record.read_text())} if record.exists() else {})
 
 
 def finish(run: Run, plan: "Plan", before: Qualities, cost: dict[str, Any]) -> None:
@@ -115,6 +135,14 @@ class Plan:
             subnets[str(args.subnet)] = chosen
         return cls(space, chosen, subnets, {n: count_parameters(model.config, s) for n, s in subnets.items()})
 
+    def check(self, adapted: "PeftModel") -> None:
+        """Raises `ValueError` if `adapt.subnet` keeps no adapted layer: known once the adapter is on, before it is
+        trained."""
+        if self.chosen is not None:
+            from ..elastic.lora_extraction import adapted_layers
+
+            adapted_layers(adapted, self.chosen, "default")
+
     def kind(self, args: AdaptArguments) -> str:
         if args.method == "ia3":
             return "(IA)³"
@@ -130,17 +158,3 @@ def qualities(run: Run, model: Any, subnets: Mapping[str, Subnet | None]) -> Qua
         key = f"{weights} {'all' if subnet is None else subnet.to_json()}"
         found[name] = journal.get(key, partial(quality, subnet))
     return found
-
-
-def metrics(run: Run, plan: Plan) -> Callable[[Engine], Qualities] | None:
-    """mIoU on the holdout while it trains, if `adapt.eval_steps` asks for it."""
-    if not run.recipe.adapt.eval_steps:
-        return None
-    holdout = run.holdout_loader()
-    named = {name: plan.subnets[name] for name in ("largest", "smallest", MAIN) if name in plan.subnets}
-
-    def measured(engine: Engine) -> Qualities:
-        options = {"multimask": False, "accelerator": engine.accelerator}
-        return {f"miou_{name}": evaluate(engine.unwrapped, holdout, s, **options).miou for name, s in named.items()}
-
-    return measured

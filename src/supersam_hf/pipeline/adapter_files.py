@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..measure import hardware
 from ..models.supersam import ElasticSpace, Subnet
 from .context import Run
 
@@ -49,6 +50,7 @@ def adapter_facts(run: Run, adapted: "PeftModel", elastic: bool, cost: dict[str,
         "steps": args.max_steps,
         "seed": args.seed,
         "data": run.recipe.data.source,
+        "hardware": hardware(run.state.device),
     }
 
 

@@ -43,8 +43,8 @@ class Run(RunFolder):
         """Training images without the holdout."""
         data = self.recipe.data
         if data.streaming:
-            rows = stream_source(data, "train").skip(self.recipe.holdout_images)
-            stream = PromptStream(rows, self.processor.image_processor, data)
+            rows, held = stream_source(data, "train"), self.recipe.holdout_images
+            stream = PromptStream(rows, self.processor.image_processor, data, held_out=held)
             return build_loader(stream, data.batch_size, data.num_workers)
         images = self._train_source.select(range(len(self._train_source) - self.recipe.holdout_images))
         return self._loader(images, training=True)

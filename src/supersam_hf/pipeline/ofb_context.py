@@ -69,8 +69,8 @@ class OfbRun(RunFolder):
         """Training images without the holdout."""
         held, data = self.recipe.holdout_images, self.recipe.data
         if data.streaming:
-            rows = self._train_data.skip(held) if held else self._train_data
-            return build_loader(ImageStream(rows, self.processor, data), data.batch_size, data.num_workers)
+            stream = ImageStream(self._train_data, self.processor, data, held_out=held)
+            return build_loader(stream, data.batch_size, data.num_workers)
         return self._loader(self._train_data.select(self._rows(held_out=False)) if held else self._train_data, True)
 
     @cached_property

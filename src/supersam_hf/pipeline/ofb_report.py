@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from .. import __version__
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import fingerprint, write_json
@@ -43,10 +44,11 @@ def evaluated(run: OfbRun, models: Models, journal_name: str) -> list[Row]:
     journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", run.recipe.sections("data"))
     table = []
     for name, model in tqdm(models.items(), desc=journal_name, unit="model"):
-        key = f"{fingerprint(model)} {model.config.image_size}"
+        weights = fingerprint(model)
+        key = f"{weights} {model.config.image_size}"
         result = journal.get(key, partial(_accuracy, run, model))
         cost = {"params": count_parameters(model.config), "macs": count_macs(model.config)}
-        table.append({"name": name, **cost, **result})
+        table.append({"name": name, **cost, **result, "weights": weights})
     return table
 
 
@@ -92,6 +94,7 @@ def _write(run: OfbRun, table: list[Row]) -> None:
     results: dict[str, Any] = {
         "recipe": asdict(run.recipe),
         "hardware": hardware(run.state.device),
+        "versions": {"supersam_hf": __version__},
         "data": image_counts(run.train_loader.dataset, run.eval_loader.dataset),
         "rows": table,
         "search": json.loads(found.read_text()) if found.exists() else None,

@@ -81,30 +81,34 @@ def publication(
         ValueError: If the folder is no run's, has no such model (listing what it may be), or has not got so far.
     """
     records = RunRecords(Path(run_folder))
-    model, processor = _loaded(records, name, stock)
+    model, processor, weights = _loaded(records, name, stock)
     version = f"weights-{_digest(model)[:8]}" if revision is None and repo_id is not None else None
     where = {"repo": repo_id or ".", "revision": revision or version or "main"}
     if isinstance(model, Path):
         return Publication(model, None, model_card(adapter_facts(records, **where)), version=version)
     if isinstance(model, OfbViTForImageClassification):
-        facts, record = ofb.classifier_facts(records, name, model, **where), ofb.search_record(records)
+        facts = ofb.classifier_facts(records, name, model, weights=weights, **where)
+        record = ofb.search_record(records)
         return _of(records, model, processor, facts, {"name": name, **record}, ofb.seeds(records), version=version)
     record = search_record(records, model.config.subnet, name)
     if name == "supernet":
-        facts = supersam.supernet_facts(records, model, **where)
-        return _of(records, model, processor, facts, record, seeds(records), pareto(records), version)
-    facts = supersam.subnet_facts(records, name, model, stock=stock, **where)
+        facts = supersam.supernet_facts(records, model, weights=weights, **where)
+        return _of(records, model, processor, facts, record, seeds(records), pareto(records, weights), version)
+    facts = supersam.subnet_facts(records, name, model, stock=stock, weights=weights, **where)
     return _of(records, model, processor, facts, record, seeds(records), version=version)
 
 
-def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any]:
-    """The model, or the folder of an adapter, and its processor."""
+def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any, str | None]:
+    """The model, or the folder of an adapter, its processor, and the fingerprint of the weights that were loaded: the
+    report has those of the supernet for a subnet that is taken out here."""
     if name == "adapter":
-        return _adapter_folder(records), None
-    if _method(records) == "ofb":
-        return _classifier(records, name, stock)
+        return _adapter_folder(records), None, None
+    if _method(records, name) == "ofb":
+        model, processor = _classifier(records, name, stock)
+        return model, processor, fingerprint(model)
     saved = name if name in ("subnet", "finetuned") else "supernet"
-    return _sam(records, name), SuperSamProcessor.from_pretrained(records.folder / saved)
+    sam, weights = _sam(records, name)
+    return sam, SuperSamProcessor.from_pretrained(records.folder / saved), weights
 
 
 def _digest(model: Any) -> str:
@@ -114,12 +118,30 @@ def _digest(model: Any) -> str:
     return fingerprint(model)
 
 
-def _method(records: RunRecords) -> str:
+def _method(records: RunRecords, name: str) -> str:
     """Which of the two a run is of, by any model that it has."""
-    for name in ("supernet", "subnet", "searched", "finetuned", "pretrained"):
-        if (records.folder / name / "config.json").is_file():
-            return "ofb" if AutoConfig.from_pretrained(records.folder / name).model_type == "ofb_vit" else "supersam"
+    for saved in ("supernet", "subnet", "searched", "finetuned", "pretrained"):
+        if _has(records, saved):
+            return "ofb" if AutoConfig.from_pretrained(records.folder / saved).model_type == "ofb_vit" else "supersam"
+    _refuse_without_supernet(records, name)
     raise ValueError(f"{records.folder} has no model yet: the run has not got so far.")
+
+
+def _refuse_without_supernet(records: RunRecords, name: str) -> None:
+    """`ValueError` for a run that searched in a supernet that was trained elsewhere, saying what to do."""
+    start = records.read("start.json")
+    started, revision = start.get("name"), start.get("revision")
+    if started is None or records.search is None or "front" not in records.search or _has(records, "supernet"):
+        return
+    if name == "supernet":
+        raise ValueError(f"{records.folder} trained no supernet: it searched in {started}. Push that one.")
+    asked = "found" if name == "subnet" else name
+    pinned = "" if revision is None else f" --model.revision {revision}"
+    raise ValueError(
+        f"{records.folder} trained no supernet: it searched in {started}. To push {name} of it, take it out first: "
+        f"`supersam-hf extract --model.name {started}{pinned} --output_dir {records.folder} --subnet {asked}`, then "
+        "push `subnet`."
+    )
 
 
 def _classifier(records: RunRecords, name: str, stock: bool) -> tuple[OfbViTForImageClassification, Any]:
@@ -155,25 +177,30 @@ def _of(
     return Publication(model, processor, card, search, front, figures, version)
 
 
-def _sam(records: RunRecords, name: str) -> SuperSamModel:
-    """A saved model, or a subnet taken out of the supernet."""
+def _sam(records: RunRecords, name: str) -> tuple[SuperSamModel, str]:
+    """A saved model, or a subnet taken out of the supernet; and the fingerprint of what was loaded."""
     if name in ("subnet", "finetuned", "supernet"):
-        return _load_sam(records, name)
+        model = _load_sam(records, name)
+        return model, fingerprint(model)
     if name not in ("largest", "smallest") and not name.startswith("pareto-"):
         raise ValueError(f"`name` is {name!r}; of a SuperSAM run it may be one of {list(SUPERSAM_NAMES)}.")
+    _refuse_without_supernet(records, name)
     supernet = _load_sam(records, "supernet")
+    weights = fingerprint(supernet)
     if name in ("largest", "smallest"):
         space = supernet.elastic_space
-        return supernet.extract(space.largest() if name == "largest" else space.smallest(), name).eval()
+        return supernet.extract(space.largest() if name == "largest" else space.smallest(), name).eval(), weights
     front = {} if records.search is None else pareto(records)
     points = {point["name"]: point["subnet"] for point in (front or {}).get("points", ())}
     if name not in points:
         has = ", ".join(points) or "none: it has no finished search"
         raise ValueError(f"`name` is {name!r}; the points that {records.folder} has: {has}.")
-    return supernet.extract(Subnet.from_dict(points[name]), name).eval()
+    return supernet.extract(Subnet.from_dict(points[name]), name).eval(), weights
 
 
 def _load_sam(records: RunRecords, name: str) -> SuperSamModel:
+    if name in ("supernet", "subnet") and not _has(records, name):
+        _refuse_without_supernet(records, name)
     return SuperSamModel.from_pretrained(_model_folder(records, name)).eval()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from .. import __version__
 from ..elastic.cost import count_macs, count_parameters
 from ..evaluation import box_baseline
 from ..evaluation import evaluate as evaluate_model
@@ -75,6 +77,7 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
                 "macs": count_macs(model.config, subnet),
                 **result,
                 "subnet": None if subnet is None else subnet.to_dict(),
+                "weights": prints[id(model)],
             }
         )
     return table
@@ -86,9 +89,9 @@ def _quality(run: Run, model: SuperSamModel, subnet: Subnet | None, multimask: b
 
 def _kind(name: str) -> str:
     """How a row is shown; a subnet that the user listed is a trial of theirs, not one of the sampled."""
-    if name.startswith(PARETO):
+    if re.fullmatch(rf"{PARETO}\d+", name):
         return "pareto"
-    return name if name in NAMED else "sampled" if name.startswith("sampled ") else "trial"
+    return name if name in NAMED else "sampled" if re.fullmatch(r"sampled \d+", name) else "trial"
 
 
 def evaluate_before(run: Run) -> None:
@@ -146,9 +149,10 @@ def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> Non
 def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     ran_on = hardware(run.state.device)
     data = image_counts(run.train_loader.dataset, run.eval_loader.dataset)
-    results = {"recipe": asdict(run.recipe), "hardware": ran_on, "data": data, "rows": table, "before": before}
+    results: dict[str, Any] = {"recipe": asdict(run.recipe), "hardware": ran_on}
+    results |= {"versions": {"supersam_hf": __version__}, "data": data, "rows": table, "before": before}
     write_json(run.folder / "results.json", results)
-    keys = [key for key in table[0] if key not in ("latency", "subnet")]
+    keys = [key for key in table[0] if key not in ("latency", "subnet", "weights")]
     with (run.folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore", restval="")
         writer.writeheader()

@@ -72,6 +72,7 @@ def run_stages(
             logger.info(f"== {name}: done already ({run.folder / stage.output})")
             continue
         logger.info(f"== {name}")
+        resumed = begin(run, name, stage)
         with energy_meter(run) as energy:
             started = time.perf_counter()
             run_stage(run, stage)
@@ -80,9 +81,22 @@ def run_stages(
             record: dict[str, Any] = {"seconds": seconds, "values": run.recipe.sections(*stage.sections)}
             if energy.use is not None:
                 record["energy"] = asdict(energy.use)
-            (run.folder / "stages").mkdir(exist_ok=True)
+            if resumed:
+                record["resumed"] = True
             write_json(_record(run, name), record)
+            _marker(run, name).unlink()
         run.state.wait_for_everyone()
+
+
+def begin(run: RunFolder, name: str, stage: Stage) -> bool:
+    """Marks a stage as begun. Returns whether it was before: what it takes now is then not all that it took."""
+    if not run.state.is_main_process:
+        return False
+    marker = _marker(run, name)
+    begun = marker.exists() or bool(stage.working) and (run.folder / stage.working).exists()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    return begun
 
 
 def energy_meter(run: RunFolder) -> AbstractContextManager[EnergyRecord]:
@@ -110,7 +124,7 @@ def forget(run: RunFolder, stages: Mapping[str, Stage]) -> None:
     """Removes the outputs of stages that are to run again, with their checkpoints and journals."""
     for name, stage in stages.items():
         output = run.folder / stage.output
-        paths = [_record(run, name), output.parent if "/" in stage.output else output]
+        paths = [_record(run, name), _marker(run, name), output.parent if "/" in stage.output else output]
         paths += [run.folder / stage.working] if stage.working else []
         for path in paths:
             _remove(path)
@@ -125,6 +139,11 @@ def on_main_process(run: RunFolder, function: Callable[[Any], None]) -> None:
 
 def _record(run: RunFolder, name: str) -> Path:
     return run.folder / "stages" / f"{name}.json"
+
+
+def _marker(run: RunFolder, name: str) -> Path:
+    """There from a stage's begin to its end."""
+    return _record(run, name).with_suffix(".started")
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,7 @@ from ..elastic.cost import SamShape, count_macs, count_parameters
 from ..elastic.importance import count_evaluations, most_removed
 from ..elastic.importance import rank_layers as rank
 from ..elastic.reorder import reorder as reorder_channels
-from ..evaluation import calibration_images, evaluate, quality_of
+from ..evaluation import calibration_images, quality_of
 from ..files import fingerprint, write_json
 from ..measure import measure_model
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
@@ -14,11 +14,11 @@ from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
 from ..search import Objective, run_search
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
-from ..training.engine import Engine
 from ..training.sandwich import train_sandwich
 from .context import Run
 from .journal import Journal
 from .measurement import write_measurement
+from .progress import holdout_metrics
 
 
 def pretrain(run: Run) -> None:
@@ -67,14 +67,7 @@ def train(run: Run) -> None:
     """`supernet/`: the supernet, trained by the sandwich rule; `training.png`."""
     args, model = run.recipe.train, run.untrained()
     space = run.space(model)
-    holdout = run.holdout_loader() if args.eval_steps else None
-
-    def metrics(engine: Engine) -> dict[str, float]:
-        assert holdout is not None
-        named = {"largest": space.largest(), "smallest": space.smallest()}
-        options = {"multimask": False, "accelerator": engine.accelerator}
-        return {f"miou_{name}": evaluate(engine.unwrapped, holdout, s, **options).miou for name, s in named.items()}
-
+    metrics = holdout_metrics(run, args, {"largest": space.largest(), "smallest": space.smallest()})
     calibration = calibration_images(run.train_loader, run.recipe.reorder.num_images) if args.reorder_every else ()
     model = train_sandwich(
         model, space, run.train_loader, args, run.folder / "train", evaluate=metrics, calibration=calibration

@@ -62,6 +62,8 @@ class AdaptArguments(EngineArguments):
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
+        if self.targets is not None and not self.targets:
+            raise ValueError("`targets` must name at least one linear layer, got []; null takes the defaults.")
         for name in ("num_sampled", "eval_sampled"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
@@ -86,7 +88,7 @@ def adapter_config(args: AdaptArguments, elastic: bool) -> "PeftConfig":
         return IA3Config(target_modules=args.targets, feedforward_modules=feedforward)
     if elastic:
         return elastic_lora_config(args.r, args.alpha, args.dropout, args.targets)
-    targets = args.targets or DEFAULT_TARGETS
+    targets = DEFAULT_TARGETS if args.targets is None else args.targets
     return LoraConfig(r=args.r, lora_alpha=args.alpha, lora_dropout=args.dropout, target_modules=targets)
 
 
@@ -95,15 +97,23 @@ def add_adapter(model: SuperSamModel, args: AdaptArguments, elastic: bool, revis
 
     Args:
         elastic (`bool`): Whether the model is a supernet, whose subnets share the adapter.
-        revision (`str`, *optional*): Of the model on the Hub; the adapter's config records it.
+        revision (`str`, *optional*): Of the model on the Hub; the adapter's config records it, unless `args.base`
+            names another repository.
+
+    Raises:
+        ValueError: If the method does not fit the model, or the targets of a supernet are not all linear layers.
     """
     from peft import get_peft_model
+
+    from ..elastic.lora import check_layers
 
     config = adapter_config(args, elastic)
     set_seed(args.seed)  # A is drawn at random: a resumed run draws the same
     adapted: Any = get_peft_model(model, config, revision=revision)
-    if args.base is not None:
-        config.base_model_name_or_path = args.base
+    if elastic:
+        check_layers(model)
+    if args.base not in (None, config.base_model_name_or_path):
+        config.base_model_name_or_path, config.revision = args.base, None
     return adapted
 
 

@@ -18,6 +18,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..data.streaming import ImageStream, PromptStream
 from ..files import changed_keys, fingerprint, whole_lines
 
 
@@ -346,7 +347,10 @@ def data_context(loader: DataLoader) -> dict[str, Any]:
     """What decides the samples of a loader whose dataset has `args`: for the context of an engine."""
     dataset: Any = loader.dataset
     how_fast = ("num_workers", "eval_batch_size")
-    return {key: value for key, value in asdict(dataset.args).items() if key not in how_fast}
+    values = {key: value for key, value in asdict(dataset.args).items() if key not in how_fast}
+    # Of other datasets the number of images, which is part of the identity, tells how many are held out.
+    held_out = {"holdout_images": dataset.held_out} if isinstance(dataset, (PromptStream, ImageStream)) else {}
+    return values | held_out
 
 
 class LaunchError(RuntimeError):

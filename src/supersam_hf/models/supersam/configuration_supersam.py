@@ -31,9 +31,9 @@ def _adopt_stock_sam(config_dict: dict[str, Any], source: Any, accepted: tuple[s
 
 def _check_format(config_dict: dict[str, Any]) -> None:
     version = config_dict.get("format_version", FORMAT_VERSION)
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(
-            f"`format_version` of the checkpoint is {version}, this code reads up to {FORMAT_VERSION}. Upgrade "
+            f"`format_version` of the checkpoint is {version!r}, this code reads up to {FORMAT_VERSION}. Upgrade "
             "supersam_hf; or load it with the code in its own repository: by an Auto class with "
             "`trust_remote_code=True`, in a process that has not imported supersam_hf."
         )

@@ -78,7 +78,9 @@ class ParetoFront:
     @classmethod
     def from_dict(cls, data: dict[str, Any], source: str) -> "ParetoFront":
         """From the data of `pareto.json`; `ValueError` if it is of a newer format or incomplete."""
-        version = data.get("format_version", FORMAT_VERSION)
+        version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise ValueError(f"{source} is no Pareto front: it needs `format_version`, `largest` and `points`.")
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"`format_version` of {source} is {version}, this code reads up to {FORMAT_VERSION}: upgrade "
@@ -97,7 +99,7 @@ class ParetoFront:
             )
             largest = data["largest"]
             return cls(points, largest["params"], largest["macs"], source)
-        except KeyError as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{source} lacks {error}, which a Pareto front has.") from None
 
     def point(self, name: str) -> ParetoPoint:

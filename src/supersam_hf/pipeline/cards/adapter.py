@@ -1,11 +1,15 @@
 """The facts for the card of an adapter, from the files of its run."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from ...hub import tables
-from ...hub.facts import CardFacts, Row, Source
-from .lines import cost_note, data_lines, seed_limit
-from .records import RunRecords, source
+from ...hub.facts import CardFacts, Row, Source, StageCost
+from .lines import cost_note, prompt_lines, seed_limit
+from .records import RunRecords, data_source, source
 
 
 METHODS = {"lora": "LoRA", "ia3": "(IA)³"}
@@ -17,9 +21,10 @@ def adapter_facts(records: RunRecords, *, repo: str, revision: str) -> CardFacts
     """Of what `supersam-hf adapt` left in `adapter/` and `adapt.json`."""
     adapt = records.read("adapt.json")
     method = ("elastic " if adapt["elastic"] else "") + METHODS[adapt["method"]]
-    data = records.data or source(adapt["data"], records.folder)
+    trained = records.trained("adapt")
+    data = source(adapt["data"], records.folder) if trained is None else data_source(trained["data"], records.folder)
     base = records.base if adapt["base"] is None else source(adapt["base"], records.folder)
-    evaluated = records.evaluated_on
+    costs, hardware = [*records.costs, _cost(adapt)], adapt.get("hardware") or records.results.get("hardware")
     return CardFacts(
         kind="adapter",
         repo=repo,
@@ -28,14 +33,21 @@ def adapter_facts(records: RunRecords, *, repo: str, revision: str) -> CardFacts
         origin=method,
         base=base,
         data=data,
-        data_lines=data_lines(records, objects=True) or [f"Trained on {data.link('datasets/')}."],
+        data_lines=_data_lines(trained, data),
         rows=rows(adapt),
         training_lines=[_training_line(adapt)],
-        costs=records.costs,
-        cost_note=cost_note(records),
+        costs=costs,
+        costs_whole=records.costs_whole(),
+        cost_note=cost_note(records, costs, hardware),
+        hardware=hardware,
         limits=_limits(adapt, data),
-        eval_split=None if evaluated is None else evaluated["eval_split"],
-        extra={"elastic": adapt["elastic"], "lines": _lines(adapt), "tags": [adapt["method"], "peft"]},
+        eval_split=None if trained is None else trained["data"]["eval_split"],
+        extra={
+            "elastic": adapt["elastic"],
+            "lines": _lines(adapt),
+            "tags": [adapt["method"], "peft"],
+            **_base_facts(records, adapt, base),
+        },
     )
 
 
@@ -47,6 +59,44 @@ def rows(adapt: dict[str, Any]) -> list[Row]:
         table.append(Row(f"{which}, without the adapter", quality={"mIoU": adapt["before"][name]}))
         table.append(Row(f"{which}, with it", quality={"mIoU": after}, this=name == "miou"))
     return table
+
+
+def _cost(adapt: dict[str, Any]) -> StageCost:
+    energy = adapt.get("energy", {})
+    known = (energy.get(key) for key in ("kwh", "kg_co2eq", "method", "country"))
+    return StageCost("adapt", adapt["seconds"], *known)
+
+
+def _data_lines(trained: dict[str, Any] | None, data: Source) -> list[str]:
+    """What was trained and evaluated on: one dataset, by the training's last checkpoint."""
+    name = data.link("datasets/")
+    if trained is None:
+        return [f"Trained on {name}."]
+    args, images = trained["data"], trained.get("images")
+    counted = "" if images is None else f"{images:,} images, "
+    return [
+        f"Trained on {name}: {counted}split `{args['train_split']}`.",
+        f"Evaluated on {name}: split `{args['eval_split']}`.",
+        *prompt_lines(args),
+    ]
+
+
+def _base_facts(records: RunRecords, adapt: dict[str, Any], base: Source | None) -> dict[str, Any]:
+    """What `from_pretrained` of the base is given, and whether it has code of its own; nothing where others cannot
+    load it."""
+    if base is None or base.hub_id is None:
+        return {}
+    start = records.read("start.json")
+    revision = start.get("revision") if start.get("name") == base.hub_id else None
+    given = [f'"{base.hub_id}"', *([] if revision is None else [f'revision="{revision}"'])]
+    own_code = adapt["elastic"] or _model_type(base.hub_id, revision) == "supersam"
+    return {"base_arguments": ", ".join(given), "own_code": own_code}
+
+
+def _model_type(hub_id: str, revision: str | None) -> str | None:
+    """As the config says that the run loaded, if the cache still has it."""
+    config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return json.loads(Path(config).read_text(encoding="utf-8"))["model_type"] if isinstance(config, str) else None
 
 
 def _lines(adapt: dict[str, Any]) -> list[str]:

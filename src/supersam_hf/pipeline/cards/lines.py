@@ -1,7 +1,9 @@
 """Sentences that the cards of both methods share: data, training, search, cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from ...hub.facts import StageCost
 from .records import RunRecords
 
 
@@ -14,17 +16,16 @@ def data_lines(records: RunRecords, *, objects: bool) -> list[str]:
     Args:
         objects (`bool`): Masks of prompted objects; False: labelled images.
     """
-    args, counts, data = records.trained_on, records.results.get("data", {}), records.data
-    if data is None:
-        return []
-    name, lines = data.link("datasets/"), []
-    if args is not None:
-        images = f"{counts['train_images']:,} images, " if "train_images" in counts else ""
-        lines.append(f"Trained on {name}: {images}split `{args['train_split']}`.")
-    evaluated = records.evaluated_on
-    if evaluated is not None:
+    args, evaluated, counts, lines = records.trained_on, records.evaluated_on, records.results.get("data", {}), []
+    if args is not None and records.data is not None:
+        # The report counts the images of its own dataset.
+        counted = "train_images" in counts and records.data == records.evaluated
+        images = f"{counts['train_images']:,} images, " if counted else ""
+        lines.append(f"Trained on {records.data.link('datasets/')}: {images}split `{args['train_split']}`.")
+    if evaluated is not None and records.evaluated is not None:
         images = f"{counts['eval_images']:,} images" if "eval_images" in counts else "all images"
         shown = f" with {_num_objects(records):,} objects" if objects else ""
+        name = records.evaluated.link("datasets/")
         lines.append(f"Evaluated on {name}: {images}{shown}, split `{evaluated['eval_split']}`.")
     shared = evaluated or args
     return lines + (prompt_lines(shared) if objects and shared is not None else [])
@@ -48,18 +49,26 @@ def training_line(what: str, args: dict[str, Any]) -> str:
     """Steps, batch, optimiser and seed of one training."""
     batch = args["batch_size"] * args["gradient_accumulation_steps"]
     precision = "" if args["mixed_precision"] == "no" else f", {args['mixed_precision']}"
+    count = args.get("processes")
+    processes = "" if count is None else " (one process)" if count == 1 else f" ({count} processes)"
     return (
-        f"{what}: {args['max_steps']:,} steps of {batch} images a process, AdamW at a learning rate of "
+        f"{what}: {args['max_steps']:,} steps of {batch} images a process{processes}, AdamW at a learning rate of "
         f"{args['learning_rate']:g} ({args['lr_schedule']} decay){precision}, seed {args['seed']}."
     )
 
 
-def cost_note(records: RunRecords) -> str:
-    """Where the time was spent, and how energy was measured."""
-    ran_on = records.results.get("hardware")
-    methods = dict.fromkeys(cost.method for cost in records.costs if cost.method is not None)
-    on = [] if ran_on is None else [f"On {ran_on['device']}, {ran_on['cores']} cores."]
-    return " ".join([*on, *(f"Energy: {method}." for method in methods)])
+def cost_note(records: RunRecords, costs: Sequence[StageCost], hardware: dict[str, Any] | None) -> str:
+    """Where the time was spent, how energy was measured, and what is missing."""
+    methods = dict.fromkeys(cost.method for cost in costs if cost.method is not None)
+    countries = dict.fromkeys(cost.country for cost in costs if cost.country is not None)
+    said = [f"On {hardware['device']}, {hardware['cores']} cores."] if hardware is not None and costs else []
+    said += [f"Energy: {method}." for method in methods]
+    if countries:
+        said.append(f"CO₂ equivalent: by the mean electricity of {', '.join(countries)}.")
+    if records.resumed:
+        stages = ", ".join(f"`{name}`" for name in records.resumed)
+        said.append(f"Not known of {stages}: interrupted and resumed, it recorded only its last part.")
+    return " ".join(said)
 
 
 def seed_limit(seeds: dict[str, int]) -> str:

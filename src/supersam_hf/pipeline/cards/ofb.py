@@ -15,18 +15,27 @@ QUALITIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
 def classifier_facts(
-    records: RunRecords, name: str, model: OfbViTForImageClassification, *, repo: str, revision: str
+    records: RunRecords,
+    name: str,
+    model: OfbViTForImageClassification,
+    *,
+    repo: str,
+    revision: str,
+    weights: str | None = None,
 ) -> CardFacts:
     """Of a found classifier.
 
     Args:
         name (`str`): `subnet` or `searched`, as it came out of the search, or `finetuned`.
         model ([`OfbViTForImageClassification`]): The model itself.
+        weights (`str`, *optional*): Its fingerprint.
     """
     config: Any = model.config
     original, evaluated = original_architecture(records), records.evaluated_on
-    finetuned = name == "finetuned"
-    named = f"OFB classifier, {count_parameters(config):,} parameters"
+    finetuned, hardware = name == "finetuned", records.results.get("hardware")
+    costs = [cost for cost in records.costs if finetuned or cost.name != "finetune"]
+    trainings = (["search"] if records.search is not None else []) + (["finetune"] if finetuned else [])
+    named = f"{'OFB' if records.search is not None else 'Image'} classifier, {count_parameters(config):,} parameters"
     return CardFacts(
         kind="ofb_subnet",
         repo=repo,
@@ -35,17 +44,20 @@ def classifier_facts(
         origin=_origin(records, finetuned),
         base=records.base,
         data=records.data,
+        evaluated=records.evaluated,
         data_lines=data_lines(records, objects=False),
-        rows=rows(records, name, model),
+        rows=rows(records, name, model, weights),
         budget=[] if records.search is None else _budget(records.search, config),
         layers=[] if original is None else _layers(original, config),
         embedding=None if original is None else (original["hidden_size"], config.hidden_size),
         search_lines=_search_lines(records),
         training_lines=_training_lines(records, finetuned),
         limits=_limits(records),
-        costs=[cost for cost in records.costs if finetuned or cost.name != "finetune"],
-        cost_note=cost_note(records),
-        hardware=records.results.get("hardware"),
+        costs=costs,
+        costs_whole=records.costs_whole(*trainings),
+        cost_note=cost_note(records, costs, hardware),
+        hardware=hardware,
+        cut=records.search is not None,
         versions=records.versions(config),
         figures={"architecture.png": "Heads and widths kept, layer by layer"} if original is not None else {},
         eval_split=None if evaluated is None else evaluated["eval_split"],
@@ -53,7 +65,7 @@ def classifier_facts(
     )
 
 
-def rows(records: RunRecords, name: str, model: OfbViTForImageClassification) -> list[Row]:
+def rows(records: RunRecords, name: str, model: OfbViTForImageClassification, weights: str | None = None) -> list[Row]:
     """The original, what the search left where it was retrained, and the model itself, last."""
     config: Any = model.config
     params, macs = count_parameters(config), count_macs(config)
@@ -64,7 +76,7 @@ def rows(records: RunRecords, name: str, model: OfbViTForImageClassification) ->
         table.append(Row("original", records.search["original"]["params"], records.search["original"]["macs"]))
     if name == "finetuned" and "searched" in records.rows:
         table.append(_row("found, before retraining", records.rows["searched"]))
-    measured = records.rows.get("finetuned" if name == "finetuned" else "searched")
+    measured = records.measured("finetuned" if name == "finetuned" else "searched", weights)
     if measured is None or measured["params"] != params:
         return [*table, Row("this model", params, macs, this=True)]
     return [*table, _row("this model", measured, this=True)]

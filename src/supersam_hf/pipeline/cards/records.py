@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
-from ... import __version__
+from ...hub.contents import is_hub_id
 from ...hub.facts import Source, StageCost
 from ...training.engine import STATE_FILE, checkpoints
 
@@ -68,11 +66,13 @@ class RunRecords:
 
         A recipe alone would not do: it also holds the values of stages that never ran.
         """
-        values = self.stages.get(stage, {}).get("values", {})
+        values, saved = self.stages.get(stage, {}).get("values", {}), checkpoints(self.folder / stage)
+        state = json.loads((saved[-1] / STATE_FILE).read_text())["run"] if saved else None
         if values:
-            return {**values[stage], "batch_size": values["data"]["batch_size"], "data": values["data"]}
-        saved = checkpoints(self.folder / stage)
-        return json.loads((saved[-1] / STATE_FILE).read_text())["run"] if saved else None
+            known = {"batch_size": values["data"]["batch_size"], "data": values["data"]}
+            processes = {} if state is None or "processes" not in state else {"processes": state["processes"]}
+            return {**values[stage], **known, **processes}
+        return state
 
     @property
     def trained_on(self) -> dict[str, Any] | None:
@@ -93,19 +93,39 @@ class RunRecords:
 
     @property
     def data(self) -> Source | None:
-        args = self.evaluated_on or self.trained_on
-        if args is None:
-            return None
-        return SHAPES if "shapes" in (args["source"], args.get("format")) else source(args["source"], self.folder)
+        """The dataset that the run trained on."""
+        return None if self.trained_on is None else data_source(self.trained_on, self.folder)
+
+    @property
+    def evaluated(self) -> Source | None:
+        """The dataset of the report."""
+        return None if self.evaluated_on is None else data_source(self.evaluated_on, self.folder)
+
+    def measured(self, name: str, weights: str | None) -> dict[str, Any] | None:
+        """A line of the report, if it is about these weights; an older report does not say whose it is."""
+        row = self.rows.get(name)
+        return row if row is None or row.get("weights", weights) == weights else None
 
     @property
     def costs(self) -> list[StageCost]:
-        return [_cost(name, record) for name, record in self.stages.items()]
+        """Of the stages that ran in one go: of one that was resumed only the last part is recorded."""
+        return [_cost(name, record) for name, record in self.stages.items() if not record.get("resumed")]
+
+    @property
+    def resumed(self) -> list[str]:
+        """The stages that were killed and went on."""
+        return [name for name, record in self.stages.items() if record.get("resumed")]
+
+    def costs_whole(self, *trainings: str) -> bool:
+        """Whether every stage, and these of them, is recorded from begin to end; a verb alone records nothing."""
+        begun = {"pretrain"} if self.read("start.json").get("pretrain") is True else set()
+        return not self.resumed and {*trainings, *begun} <= set(self.stages)
 
     def versions(self, config: Any) -> dict[str, str]:
         """Of the libraries: as the report and the model's config have them."""
         ran_on = self.results.get("hardware", {})
-        found = {"supersam_hf": __version__, "transformers": config.transformers_version}
+        recorded = self.results.get("versions", {})
+        found = {"supersam_hf": recorded.get("supersam_hf"), "transformers": config.transformers_version}
         found |= {name: ran_on.get(name) for name in ("torch", "python")}
         return {name: str(version) for name, version in found.items() if version is not None}
 
@@ -117,28 +137,24 @@ def source(name: str, folder: Path) -> Source:
         name (`str`): Hub id or path.
         folder (`Path`): The run's; a relative path may have been meant from any folder above it.
     """
-    if not _is_local(name, folder):
+    # `runs/a` reads like a repository: what is or was a path beside the run is none.
+    if is_hub_id(name, [Path(), *folder.resolve().parents]):
         card = try_to_load_from_cache(name, "README.md")
         return Source(name, name, _license(Path(card)) if isinstance(card, str) else None)
     path = Path(name)
     return Source(path.resolve().name, None, _license(path / "README.md"))
 
 
+def data_source(args: dict[str, Any], folder: Path) -> Source:
+    """The dataset of a `data` section."""
+    return SHAPES if "shapes" in (args["source"], args.get("format")) else source(args["source"], folder)
+
+
 def public_data(args: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The `data` section without paths: local ones by their name, and without what only says how fast to load."""
     kept = {key: value for key, value in args.items() if key not in ("num_workers", "label_mapping")}
-    found = SHAPES if "shapes" in (args["source"], args.get("format")) else source(args["source"], folder)
+    found = data_source(args, folder)
     return kept | {"source": found.hub_id or found.name}
-
-
-def _is_local(name: str, folder: Path) -> bool:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return True
-    # `runs/a` reads like a repository: what is or was a path beside the run is none.
-    above = [Path(), *folder.resolve().parents]
-    return name.count("/") != 1 or name.startswith(("~", ".")) or any((root / name).exists() for root in above)
 
 
 def _license(card: Path) -> str | None:
@@ -150,7 +166,7 @@ def _license(card: Path) -> str | None:
 
 def _cost(name: str, record: dict[str, Any]) -> StageCost:
     energy = record.get("energy") or {}
-    return StageCost(name, record["seconds"], energy.get("kwh"), energy.get("kg_co2eq"), energy.get("method"))
+    return StageCost(name, record["seconds"], *(energy.get(key) for key in ("kwh", "kg_co2eq", "method", "country")))
 
 
-__all__ = ["RunRecords", "public_data", "source"]
+__all__ = ["RunRecords", "data_source", "public_data", "source"]

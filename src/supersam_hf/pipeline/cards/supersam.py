@@ -12,37 +12,48 @@ from .supersam_rows import budget, layers, subnet_rows, supernet_rows
 
 
 def subnet_facts(
-    records: RunRecords, name: str, model: SuperSamModel, *, repo: str, revision: str, stock: bool
+    records: RunRecords,
+    name: str,
+    model: SuperSamModel,
+    *,
+    repo: str,
+    revision: str,
+    stock: bool,
+    weights: str | None = None,
 ) -> CardFacts:
     """Of an extracted subnet.
 
     Args:
         name (`str`): Which of the run's models: `subnet`, `finetuned`, `largest`, `smallest`, `pareto-2`, ...
         model ([`SuperSamModel`]): The subnet itself.
+        weights (`str`, *optional*): Fingerprint of the model, or of the supernet that it was taken out of just now.
     """
     config: Any = model.config
     subnet = None if config.subnet is None else Subnet.from_dict(config.subnet)
     space = _space(records, config)
-    rows = subnet_rows(records, name, model)
+    cut = subnet is not None or records.search is not None
     return CardFacts(
         kind="supersam_subnet",
         repo=repo,
         revision=revision,
-        title=_title("SuperSAM subnet", repo, model),
+        title=_title("SuperSAM subnet" if cut else "Segment Anything model", repo, model),
         origin=_origin(records, name, subnet),
-        rows=rows,
+        rows=subnet_rows(records, name, model, weights),
         layers=[] if subnet is None or space is None else layers(records, space, subnet),
-        budget=budget(records, name, subnet, rows[-1]),
+        budget=budget(records, name, subnet),
         figures={"subnet.png": "Widths kept, layer by layer"} if name == "subnet" else {},
         stock=stock,
+        cut=cut,
         extra={"why": why(records, space), "prompt": prompt(records)},
-        limits=limits(records, cut=True),
-        **_shared(records, config),
+        limits=limits(records, cut=cut),
+        **_shared(records, config, "finetune" if name == "finetuned" else None),
     )
 
 
-def supernet_facts(records: RunRecords, model: SuperSamModel, *, repo: str, revision: str) -> CardFacts:
-    """Of a supernet with the Pareto front that its run found."""
+def supernet_facts(
+    records: RunRecords, model: SuperSamModel, *, repo: str, revision: str, weights: str | None = None
+) -> CardFacts:
+    """Of a supernet, whose fingerprint is `weights`, with the Pareto front that its run found."""
     config: Any = model.config
     space = ElasticSpace.for_config(config)
     points = [] if records.search is None else records.search["front"]
@@ -54,7 +65,7 @@ def supernet_facts(records: RunRecords, model: SuperSamModel, *, repo: str, revi
         "max_params": points[middle]["params"] if points else None,
         "space_lines": space_lines(space),
         "ranked": ranked,
-        "quality_lines": quality_lines(records),
+        "quality_lines": quality_lines(records, weights),
         "tags": ["elastic"],
     }
     return CardFacts(
@@ -63,7 +74,7 @@ def supernet_facts(records: RunRecords, model: SuperSamModel, *, repo: str, revi
         revision=revision,
         title=_title("SuperSAM supernet", repo, model),
         origin="supernet",
-        rows=supernet_rows(records, model, points),
+        rows=supernet_rows(records, model, points, weights),
         layers=layers(records, space, space.largest()) if ranked else [],
         figures={"pareto.png": "mIoU over parameters of the subnets, with their Pareto front"},
         extra=extra,
@@ -72,17 +83,21 @@ def supernet_facts(records: RunRecords, model: SuperSamModel, *, repo: str, revi
     )
 
 
-def _shared(records: RunRecords, config: Any) -> dict[str, Any]:
-    evaluated = records.evaluated_on
+def _shared(records: RunRecords, config: Any, training: str | None = None) -> dict[str, Any]:
+    evaluated, hardware = records.evaluated_on, records.results.get("hardware")
+    trainings = ["train"] if (records.folder / "supernet").is_dir() else []
+    trainings += [] if training is None else [training]
     return {
         "base": records.base,
         "data": records.data,
+        "evaluated": records.evaluated,
         "data_lines": data_lines(records, objects=True),
         "search_lines": search_lines(records),
         "training_lines": training_lines(records),
         "costs": records.costs,
-        "cost_note": cost_note(records),
-        "hardware": records.results.get("hardware"),
+        "costs_whole": records.costs_whole(*trainings),
+        "cost_note": cost_note(records, records.costs, hardware),
+        "hardware": hardware,
         "versions": records.versions(config),
         "eval_split": None if evaluated is None else evaluated["eval_split"],
     }
@@ -97,6 +112,8 @@ def _title(what: str, repo: str, model: SuperSamModel) -> str:
 def _origin(records: RunRecords, name: str, subnet: Subnet | None) -> str:
     best = None if records.search is None else records.search["best"]
     searched = best is not None and subnet is not None and best["subnet"] == subnet.to_dict()
+    if subnet is None and records.search is None:
+        return "fine-tuned" if name == "finetuned" else "as it was"
     if name == "finetuned":
         return "the network that the search found, fine-tuned" if searched else "a network of a supernet, fine-tuned"
     if name.startswith("pareto-"):

@@ -103,9 +103,10 @@ def space_lines(space: ElasticSpace) -> list[str]:
     return lines
 
 
-def quality_lines(records: RunRecords) -> list[str]:
+def quality_lines(records: RunRecords, weights: str | None) -> list[str]:
     lines = []
-    sampled = [row["miou"] for row in records.rows.values() if row["kind"] == "sampled"]
+    names = [name for name, row in records.rows.items() if row["kind"] == "sampled"]
+    sampled = [row["miou"] for name in names if (row := records.measured(name, weights)) is not None]
     if sampled:
         lines.append(f"mIoU of {len(sampled)} sampled subnets: {min(sampled):.4f} to {max(sampled):.4f}.")
     if records.search is not None:

@@ -31,21 +31,26 @@ def seeds(records: RunRecords) -> dict[str, int]:
     return named | ({} if records.trained_on is None else {"data": records.trained_on["seed"]})
 
 
-def pareto(records: RunRecords) -> dict[str, Any] | None:
-    """`pareto.json`: the front that the search found, ascending in parameters, with what the report measured."""
+def pareto(records: RunRecords, weights: str | None = None) -> dict[str, Any] | None:
+    """`pareto.json`: the front that the search found, ascending in parameters, with what the report measured of the
+    supernet whose fingerprint is `weights`."""
     if records.search is None:
         return None
     points = []
     for i, point in enumerate(records.search["front"]):
         entry = {"name": f"pareto-{i}", "subnet": point["subnet"], "params": point["params"], "macs": point["macs"]}
         entry["holdout_miou"] = point["quality"]
-        measured = records.rows.get(f"pareto-{i}", {})
+        measured = records.measured(f"pareto-{i}", weights) or {}
         if measured.get("subnet") == point["subnet"]:
             entry["miou"] = measured["miou"]
             if "latency_ms" in measured:
                 entry["latency_ms"] = measured["latency_ms"]
         points.append(entry)
-    return {"format_version": 1, "largest": records.search["largest"], "points": points}
+    front = {"format_version": 1, "largest": records.search["largest"], "points": points}
+    ran_on = records.results.get("hardware")
+    if ran_on is not None and any("latency_ms" in point for point in points):
+        front["hardware"] = {"device": ran_on["device"], "threads": ran_on["threads"]}
+    return front
 
 
 __all__ = ["pareto", "search_record", "seeds"]

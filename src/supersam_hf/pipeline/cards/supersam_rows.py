@@ -13,8 +13,12 @@ ROWS = {"subnet": "found", "supernet": "largest", "largest": "largest", "smalles
 QUALITIES = {"miou": "mIoU", "miou_oracle": "best of 3 masks", "miou_predicted": "predicted best of 3"}
 
 
-def subnet_rows(records: RunRecords, name: str, model: SuperSamModel) -> list[Row]:
-    """The original, the same subnet before training (or before fine-tuning), and the subnet itself, last."""
+def subnet_rows(records: RunRecords, name: str, model: SuperSamModel, weights: str | None) -> list[Row]:
+    """The original, the same subnet before training (or before fine-tuning), and the subnet itself, last.
+
+    Args:
+        weights (`str`, *optional*): Fingerprint of the model, or of the supernet that it was taken out of just now.
+    """
     config: Any = model.config
     params, macs = count_parameters(config), count_macs(config)
     rows = _original_rows(records)
@@ -26,30 +30,36 @@ def subnet_rows(records: RunRecords, name: str, model: SuperSamModel) -> list[Ro
         return [*rows, Row("this model", params, macs, this=True)]
     if report_name in records.before:
         rows.append(Row("the same before training", quality=_quality(records.before[report_name])))
-    measured = records.rows.get(report_name)
+    measured = records.measured(report_name, weights)
     # A report made before another subnet was extracted is not about this one.
     if measured is None or not _same(measured, config):
         return [*rows, Row("this model", params, macs, this=True)]
     return [*rows, Row("this model", params, macs, _quality(measured), measured.get("latency"), this=True)]
 
 
-def supernet_rows(records: RunRecords, model: SuperSamModel, points: list[dict[str, Any]]) -> list[Row]:
+def supernet_rows(
+    records: RunRecords, model: SuperSamModel, points: list[dict[str, Any]], weights: str | None
+) -> list[Row]:
     """Original, largest, smallest, and the points of the front with what the search saw of them."""
     rows = _original_rows(records)
     for name in ("largest", "smallest"):
-        if name in records.before and name in records.rows:
+        measured = records.measured(name, weights)
+        if measured is None:
+            continue
+        if name in records.before:
             rows.append(Row(f"{name}, before training", quality=_quality(records.before[name])))
-        if name in records.rows:
-            rows.append(_row(name, records.rows[name], this=name == "largest"))
+        rows.append(_row(name, measured, this=name == "largest"))
     for i, point in enumerate(points):
-        measured = records.rows.get(f"pareto-{i}", {})
+        measured = records.measured(f"pareto-{i}", weights) or {}
         seen = {"mIoU in the search": point["quality"]}
         quality = seen if measured.get("subnet") != point["subnet"] else {**_quality(measured), **seen}
         timed = measured.get("latency") if quality is not seen else None
         rows.append(Row(f"`pareto-{i}`", point["params"], point["macs"], quality, timed))
     if not any(row.this for row in rows):
         config: Any = model.config
-        rows.insert(0, Row("largest", count_parameters(config), count_macs(config), this=True))
+        rows.insert(
+            len(_original_rows(records)), Row("largest", count_parameters(config), count_macs(config), this=True)
+        )
     return rows
 
 
@@ -64,7 +74,7 @@ def layers(records: RunRecords, space: ElasticSpace, subnet: Subnet) -> list[Lay
     ]
 
 
-def budget(records: RunRecords, name: str, subnet: Subnet | None, row: Row) -> list[Limit]:
+def budget(records: RunRecords, name: str, subnet: Subnet | None) -> list[Limit]:
     """What the search was asked for; a subnet that it did not choose has no budget to keep."""
     found = records.search
     if found is None or subnet is None:
@@ -79,6 +89,8 @@ def budget(records: RunRecords, name: str, subnet: Subnet | None, row: Row) -> l
         Limit("milliseconds", limits["max_latency_ms"], point["latency_ms"]),
         Limit("mIoU", limits["min_quality"], point["quality"]),
     ]
+    # Fine-tuning changes what was measured, and nothing that was counted.
+    known = known[:2] if name == "finetuned" else known
     return [limit for limit in known if limit.asked is not None]
 
 
