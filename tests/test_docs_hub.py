@@ -59,7 +59,9 @@ def test_the_hub_pages_sam_parts_run(
     pushed(supersam_run, "loopback/supersam-nuclei", "supernet")
     assert main(["push", str(supersam_run), "loopback/sam-nuclei-stock", "--name", "largest", "--stock"]) == 0
     names = run(loads, {})
-    names = run(fronts, names, **{"pareto-2": "pareto-0", "max_params=0.6, max_macs=0.5": "max_params=1.0, max_macs=1.0"})
+    names = run(
+        fronts, names, **{"pareto-2": "pareto-0", "max_params=0.6, max_macs=0.5": "max_params=1.0, max_macs=1.0"}
+    )
     assert names["small"].config.subnet_name.startswith("pareto-")
 
     Image.new("RGB", (40, 30), (90, 120, 0)).save("cells.png")
