@@ -116,8 +116,8 @@ def checked_token(repo_id: str, token: str | None) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
+    from ..hub.commit import required_token
     from ..hub.errors import step_of
-    from ..hub.push import required_token
 
     validate_repo_id(repo_id)
     token = required_token(token)

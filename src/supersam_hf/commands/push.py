@@ -59,7 +59,7 @@ def _log_in(args: argparse.Namespace) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import LocalTokenNotFoundError
 
-    from ..hub.push import full_id, required_token
+    from ..hub.commit import full_id, required_token
 
     try:
         args.token = required_token(args.token)

@@ -2,19 +2,14 @@
 
 import fnmatch
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
-from huggingface_hub.hf_api import DatasetInfo
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
 
+from .commit import Head, Operations, Target, full_id, names, required_token
 from .contents import files_of
-from .errors import HUB_ERRORS, PushError, reason_of, step_of
-from .push import COMMIT, NOTHING, PULL_REQUEST, UNKNOWN, required_token
 from .readme import merged_dataset_readme
 
-
-Operations = list[CommitOperationAdd | CommitOperationDelete]
 
 # Files of earlier pushes, by this program or by datasets: deleted where the new dataset has no such file, since all
 # that the pattern of a split's names finds is its data.
@@ -58,68 +53,18 @@ def push_dataset(
     if "README.md" not in files:
         raise ValueError(f"{str(folder)!r} is no prepared dataset: it has no README.md.")
     api = HfApi(token=required_token(token))
-    with step_of(repo_id, "create the repository", "Nothing was committed."):
-        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    if revision is not None and not create_pr and not revision.startswith("refs/"):
-        with step_of(repo_id, f"create the branch {revision!r}", NOTHING):
-            api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
-    return _Upload(api, repo_id, files, own_part, private).commit(revision, create_pr)
+    target = Target(api, full_id(api, repo_id), "dataset", private, revision, create_pr)
+    target.make()
+    return target.commit(lambda head: _operations(target, head, files, own_part), commit_message="Upload dataset")
 
 
-class _Upload:
-    """The files of a dataset on their way to a repository."""
-
-    def __init__(
-        self, api: HfApi, repo_id: str, files: dict[str, Path], own_part: tuple[str, str], private: bool | None
-    ) -> None:
-        self.api, self.repo_id, self.own_part, self.private = api, repo_id, own_part, private
-        self.files = dict(files)
-        self.card = self.files.pop("README.md").read_text(encoding="utf-8")
-
-    def commit(self, revision: str | None, create_pr: bool) -> CommitInfo:
-        """One commit on what the branch holds now, planned once more where the branch has moved on meanwhile."""
-        options: dict[str, Any] = {"repo_type": "dataset", "commit_message": "Upload dataset"}
-        options |= {"revision": revision, "create_pr": create_pr}
-        head, operations = self._plan(revision, NOTHING)
-        try:
-            return self.api.create_commit(self.repo_id, operations, parent_commit=head.sha, **options)
-        except HUB_ERRORS as error:
-            moved = self._has_moved(revision, head.sha)
-            if not moved:
-                state = PULL_REQUEST if create_pr else UNKNOWN if moved is None else NOTHING
-                raise PushError(self.repo_id, COMMIT, reason_of(error), state) from error
-        head, operations = self._plan(revision, UNKNOWN)
-        with step_of(self.repo_id, COMMIT, UNKNOWN):
-            return self.api.create_commit(self.repo_id, operations, parent_commit=head.sha, **options)
-
-    def _plan(self, revision: str | None, state: str) -> tuple[DatasetInfo, Operations]:
-        """The head of the branch, and what to change about it."""
-        with step_of(self.repo_id, "read what it holds", state):
-            head = self.api.dataset_info(self.repo_id, revision=revision)
-            if self.private and not head.private:
-                raise ValueError(
-                    "`private` holds for new repositories; this one exists and is public. Make it private in its "
-                    "settings, or push to another"
-                )
-            return head, self._operations(head)
-
-    def _operations(self, head: DatasetInfo) -> Operations:
-        names = [sibling.rfilename for sibling in head.siblings or []]
-        operations: Operations = [
-            CommitOperationDelete(name) for name in names if name not in self.files and fnmatch.fnmatch(name, SHARDS)
-        ]
-        operations += [CommitOperationAdd(name, path) for name, path in self.files.items()]
-        card = self.card
-        if "README.md" in names:
-            path = hf_hub_download(
-                self.repo_id, "README.md", repo_type="dataset", revision=head.sha, token=self.api.token
-            )
-            card = merged_dataset_readme(Path(path).read_bytes().decode("utf-8-sig"), card, self.own_part)
-        return [*operations, CommitOperationAdd("README.md", card.encode("utf-8"))]
-
-    def _has_moved(self, revision: str | None, sha: str | None) -> bool | None:
-        """Whether the branch has another head than `sha`; None if the Hub does not say."""
-        try:
-            return self.api.dataset_info(self.repo_id, revision=revision).sha != sha
-        except HUB_ERRORS:
-            return None
+def _operations(target: Target, head: Head, files: dict[str, Path], own_part: tuple[str, str]) -> Operations:
+    """What to change about the head of the branch."""
+    operations: Operations = [
+        CommitOperationDelete(name) for name in names(head) if name not in files and fnmatch.fnmatch(name, SHARDS)
+    ]
+    operations += [CommitOperationAdd(name, path) for name, path in files.items() if name != "README.md"]
+    card, there = files["README.md"].read_text(encoding="utf-8"), target.readme(head)
+    if there is not None:
+        card = merged_dataset_readme(there, card, own_part)
+    return [*operations, CommitOperationAdd("README.md", card.encode("utf-8"))]
