@@ -25,7 +25,7 @@ def folder(stock_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     root = tmp_path_factory.mktemp("exported")
     (root / "drawn.png").write_bytes(b"a figure")
     model = SuperSamModel.from_pretrained(stock_folder).extract(Subnet((0, 1), (96, 48), (16, 16)))
-    return export(model, root / "sam", search={"seed": 0}, figures={"drawn.png": root / "drawn.png"})
+    return export(model, root / "sam", repo_id=REPO, search={"seed": 0}, figures={"drawn.png": root / "drawn.png"})
 
 
 def fresh() -> None:

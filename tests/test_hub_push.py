@@ -30,7 +30,7 @@ def model(stock_folder: Path) -> SuperSamModel:
 
 @pytest.fixture(scope="module")
 def folder(model: SuperSamModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(model, tmp_path_factory.mktemp("exported") / "sam")
+    return export(model, tmp_path_factory.mktemp("exported") / "sam", repo_id=REPO)
 
 
 @pytest.fixture
@@ -533,3 +533,16 @@ def test_the_command_ends_with_a_message(
     assert error.startswith("supersam-hf push: ")
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_folders_own_card_loads_the_repository_that_it_is_pushed_to(
+    hub: HubServer, model: SuperSamModel, tmp_path: Path
+) -> None:
+    folder = export(model, tmp_path / "sam")
+    assert 'from_pretrained("."' in (folder / "README.md").read_text()
+    push(folder, REPO, version="v1")
+    card = files(hub)["README.md"].decode()
+    assert f'from_pretrained("{REPO}", revision="v1", trust_remote_code=True)' in card
+    assert "this folder" not in card
+    push(folder, REPO, version="v1")
+    assert len(titles(hub)) == 2  # still nobody's own words, so nothing has changed

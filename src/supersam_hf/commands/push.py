@@ -82,7 +82,7 @@ def _push(args: argparse.Namespace) -> None:
         if args.output_dir is not None and folder.resolve() != target.resolve():
             _keep(folder, target)
         if args.dry_run:
-            _print_contents(folder, args.tags or ())
+            _print_contents(folder, args.tags or (), args.repo_id)
             return
         commit = push(
             folder,
@@ -130,11 +130,11 @@ def _keep(folder: Path, target: Path) -> None:
         shutil.copyfile(path, target / name)
 
 
-def _print_contents(folder: Path, tags: Sequence[str]) -> None:
+def _print_contents(folder: Path, tags: Sequence[str], repo_id: str) -> None:
     from ..hub.contents import files_of
     from ..hub.push import Upload
 
-    print(Upload(folder, tags).card)
+    print(Upload(folder, tags, repo_id).card)
     files = files_of(folder)
     for name, path in files.items():
         print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)

@@ -13,7 +13,7 @@ from .commit import Head, Operations, Target, full_id, names, required_token
 from .contents import Kind, files_of, folder_kind, prepared
 from .errors import step_of
 from .folder import is_ours
-from .readme import adapter_readme, keeps_other_text, merged_readme, with_tags
+from .readme import adapter_readme, addressed, keeps_other_text, merged_readme, with_tags
 
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def push(
     with TemporaryDirectory() as scratch:
         where = {"repo_id": repo_id, "revision": version or revision}
         folder = prepared(model_or_folder, Path(scratch) / "model", export_options, where)
-        upload = Upload(folder, tags or ())
+        upload = Upload(folder, tags or (), repo_id, version or revision)
         target = Target(api, repo_id, "model", private, revision, create_pr)
         target.make()
         message = commit_message or f"Upload {upload.kind}"
@@ -93,16 +93,23 @@ def push(
 
 
 class Upload:
-    """The files of a folder on their way to a repository."""
+    """The files of a folder on their way to a repository.
 
-    def __init__(self, folder: Path, tags: Sequence[str]) -> None:
+    Args:
+        folder (`Path`): Of a model or an adapter.
+        tags (`list[str]`): Added to the card's.
+        repo_id (`str`): The repository.
+        revision (`str`, *optional*): What its card's snippets pin.
+    """
+
+    def __init__(self, folder: Path, tags: Sequence[str], repo_id: str, revision: str | None = None) -> None:
         self.kind: Kind = folder_kind(folder)
         self.files = files_of(folder)
         readme = self.files.pop("README.md", None)
         if readme is None:
             card = adapter_readme(folder) if self.kind == "adapter" else ""
         else:
-            card = readme.read_text(encoding="utf-8")
+            card = addressed(readme.read_text(encoding="utf-8"), repo_id, revision)
         self.card = with_tags(card, tags)
 
     def _check(self, head: Head) -> None:

@@ -11,6 +11,8 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 
+# Where an exported folder's own card says what its snippet loads.
+HERE = "  # this folder; on the Hub, the name of its repository"
 # Ends a card that an export wrote: while the text before it is the one that was written, it is nobody's own words.
 SIGNATURE = re.compile(r"\s*<!-- supersam_hf card ([0-9a-f]{16}) -->\s*\Z")
 
@@ -79,6 +81,15 @@ def signed(card: str) -> str:
     return f"{card}\n\n<!-- supersam_hf card {_digest(_parsed(card, 'the model card').text)} -->\n"
 
 
+def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
+    """A card that an export wrote for the folder that it lies in, with snippets that load a repository instead; any
+    other card as it is."""
+    if not _is_as_written(_parsed(card, "the model card").text):
+        return card
+    there = f'"{repo_id}"' + ("" if revision is None else f', revision="{revision}"')
+    return signed(card.replace(HERE, "").replace('("."', f"({there}").replace('model="."', f"model={there}"))
+
+
 def with_tags(readme: str, tags: Sequence[str]) -> str:
     """The same card with more tags in its metadata."""
     if not tags:
@@ -106,7 +117,7 @@ def plain_readme(model: Any, repo_id: str | None = None, revision: str | None = 
     )
     pinned = "" if revision is None else f', revision="{revision}"'
     arguments = f'"{repo_id or "."}"{pinned}{"" if stock else ", trust_remote_code=True"}'
-    here = "" if repo_id else "  # this folder; on the Hub, the name of its repository"
+    here = "" if repo_id else HERE
     code = "" if stock else " Its code is in this repository: read it, and pin the `revision` that you have read."
     return f"""---
 {data.to_yaml()}
