@@ -157,28 +157,17 @@ def choose_subnet(
     """
     if subnet is not None and (max_params is not None or max_macs is not None):
         raise ValueError("Give `subnet` or limits (`max_params`, `max_macs`), not both: each picks the subnet.")
-    chosen, name = _chosen(source, config, subnet, max_params, max_macs, hub)
+    name = None
+    if subnet is None:
+        best = ParetoFront.from_pretrained(source, **hub).best(max_params, max_macs)
+        chosen, name = best.subnet, best.name
+    elif isinstance(subnet, str):
+        chosen, name = _named(source, config, subnet, hub), subnet
+    else:
+        chosen = subnet if isinstance(subnet, Subnet) else Subnet.from_dict(dict(subnet))
     mlp_dims, head_dims = config.vision_config.layer_widths
     chosen.check(len(mlp_dims), mlp_dims, head_dims)
     return chosen, name
-
-
-def _chosen(
-    source: Any,
-    config: SuperSamConfig,
-    subnet: Subnet | Mapping[str, Any] | str | None,
-    max_params: float | None,
-    max_macs: float | None,
-    hub: dict[str, Any],
-) -> tuple[Subnet, str | None]:
-    if isinstance(subnet, Subnet):
-        return subnet, None
-    if isinstance(subnet, str):
-        return _named(source, config, subnet, hub), subnet
-    if subnet is not None:
-        return Subnet.from_dict(dict(subnet)), None
-    best = ParetoFront.from_pretrained(source, **hub).best(max_params, max_macs)
-    return best.subnet, best.name
 
 
 def _named(source: Any, config: SuperSamConfig, name: str, hub: dict[str, Any]) -> Subnet:
