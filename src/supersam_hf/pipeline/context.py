@@ -14,6 +14,7 @@ from ..files import changed_keys
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
 from ..models.supersam.pareto_supersam import ParetoFront
 from ..recipe import Recipe
+from ..search.pareto import named_front
 from ..training.pretrain import sam_config
 from .folder import RunFolder
 
@@ -173,10 +174,10 @@ class Run(RunFolder):
         path, args = self.folder / "search.json", self.recipe.model
         if path.exists():
             front = json.loads(path.read_text())["front"]
-            named = {f"pareto-{i}": point["subnet"] for i, point in enumerate(front)}
+            named = named_front(front)
             if name not in named:
                 raise ValueError(f"`subnet` is {name!r}; {path} has {', '.join(named) or 'no points'}.")
-            return Subnet.from_dict(named[name])
+            return Subnet.from_dict(named[name]["subnet"])
         if self.recipe.pretrain.enabled:
             raise FileNotFoundError(f"`subnet` is {name!r}, but there is no {path}: search first.")
         hub = {} if args.revision is None else {"revision": args.revision}

@@ -20,6 +20,7 @@ from ..files import fingerprint, write_json
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
+from ..search.pareto import named_front
 from .context import Run
 from .folder import image_counts
 from .journal import Journal
@@ -55,7 +56,7 @@ def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
     if not run.recipe.evaluate.pareto or supernet.config.subnet is not None or not search_file.exists():
         return {}
     front = json.loads(search_file.read_text())["front"]
-    return {f"{PARETO}{i}": (supernet, Subnet.from_dict(point["subnet"])) for i, point in enumerate(front)}
+    return {name: (supernet, Subnet.from_dict(point["subnet"])) for name, point in named_front(front).items()}
 
 
 def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:

@@ -28,3 +28,8 @@ def pareto_front(
         if better or equal:
             front.append(point)
     return front
+
+
+def named_front(front: Iterable[Point]) -> dict[str, Point]:
+    """The points of a front, by ascending cost, under the names that they are asked for by: `pareto-0` costs least."""
+    return {f"pareto-{i}": point for i, point in enumerate(front)}

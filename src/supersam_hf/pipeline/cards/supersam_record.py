@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ...search.pareto import named_front
 from .records import RunRecords
 
 
@@ -37,10 +38,10 @@ def pareto(records: RunRecords, weights: str | None = None) -> dict[str, Any] | 
     if records.search is None:
         return None
     points = []
-    for i, point in enumerate(records.search["front"]):
-        entry = {"name": f"pareto-{i}", "subnet": point["subnet"], "params": point["params"], "macs": point["macs"]}
+    for name, point in named_front(records.search["front"]).items():
+        entry = {"name": name, "subnet": point["subnet"], "params": point["params"], "macs": point["macs"]}
         entry["holdout_miou"] = point["quality"]
-        measured = records.measured(f"pareto-{i}", weights) or {}
+        measured = records.measured(name, weights) or {}
         if measured.get("subnet") == point["subnet"]:
             entry["miou"] = measured["miou"]
             if "latency_ms" in measured:

@@ -5,6 +5,7 @@ from typing import Any
 from ...elastic.cost import count_macs, count_parameters
 from ...hub.facts import Layer, Limit, Row
 from ...models.supersam import ElasticSpace, Subnet, SuperSamModel
+from ...search.pareto import named_front
 from .records import RunRecords
 
 
@@ -49,12 +50,12 @@ def supernet_rows(
         if name in records.before:
             rows.append(Row(f"{name}, before training", quality=_quality(records.before[name])))
         rows.append(_row(name, measured, this=name == "largest"))
-    for i, point in enumerate(points):
-        measured = records.measured(f"pareto-{i}", weights) or {}
+    for name, point in named_front(points).items():
+        measured = records.measured(name, weights) or {}
         seen = {"mIoU in the search": point["quality"]}
         quality = seen if measured.get("subnet") != point["subnet"] else {**_quality(measured), **seen}
         timed = measured.get("latency") if quality is not seen else None
-        rows.append(Row(f"`pareto-{i}`", point["params"], point["macs"], quality, timed))
+        rows.append(Row(f"`{name}`", point["params"], point["macs"], quality, timed))
     if not any(row.this for row in rows):
         config: Any = model.config
         rows.insert(
