@@ -465,3 +465,9 @@ def test_hidden_labels_are_left_out_by_splits(tmp_path: Path, capsys: pytest.Cap
     assert "`--splits`" in said
     assert "train_split" not in said
     assert main(["prepare", *argv, "--splits", "train"]) == 0
+
+
+def test_a_name_without_a_namespace_is_completed_on_the_card(hub: "HubServer", coco: Path) -> None:
+    assert main(["prepare", str(coco), "--push", "mine"]) == 0
+    card = hub.repos["datasets", "loopback/mine"].files()["README.md"].decode()
+    assert 'load_dataset("loopback/mine", split="train")' in card

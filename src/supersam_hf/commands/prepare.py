@@ -90,7 +90,7 @@ def written_and_pushed(
     if not there:
         check_empty(folder)
     if push is not None:
-        token = checked_token(push, token)
+        push, token = signed_in(push, token)
     if there and push is not None:
         card = folder / "README.md"
         card.write_text(renamed(card.read_text(encoding="utf-8"), push), encoding="utf-8")
@@ -105,8 +105,8 @@ def written_and_pushed(
         print(f"pushed to {commit.pr_url or commit.repo_url}")
 
 
-def checked_token(repo_id: str, token: str | None) -> str:
-    """The token to push with, once the Hub has said that it knows it; `repo_id` must be one.
+def signed_in(repo_id: str, token: str | None) -> tuple[str, str]:
+    """`namespace/name` to push to, and the token to push with, once the Hub has said that it knows it.
 
     Raises:
         ValueError: If `repo_id` is malformed.
@@ -122,5 +122,5 @@ def checked_token(repo_id: str, token: str | None) -> str:
     validate_repo_id(repo_id)
     token = required_token(token)
     with step_of(repo_id, "log in", "Nothing was done."):
-        HfApi(token=token).whoami()
-    return token
+        account = HfApi(token=token).whoami()["name"]
+    return (repo_id if "/" in repo_id else f"{account}/{repo_id}"), token
