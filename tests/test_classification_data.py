@@ -159,7 +159,7 @@ def test_hidden_labels_are_refused(label: int | None, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table([picture(rng) for _ in range(3)], [0, label, 1]).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"1 of 3 labels.*row 1.*data.eval_split"):
-        load_classification(arguments(source=str(tmp_path / "saved")), "eval")
+        load_classification(arguments(source=str(tmp_path / "saved"), eval_split="train"), "eval")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_batches_are_the_same_with_any_number_of_workers() -> None:
     batches = []
     for num_workers in (0, 2):
         loader = build_loader(samples(rand_augment=True), 8, num_workers=num_workers, seed=3)
-        loader.sampler.set_epoch(4)
+        loader.batch_sampler.begin(4)
         batches.append(list(loader))
     assert [len(batch["labels"]) for batch in batches[0]] == [8, 8, 4]
     for left, right in zip(*batches):

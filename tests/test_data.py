@@ -1,5 +1,6 @@
 """Sources, prompts, targets and loaders, against masks drawn by hand, brute force and SamProcessor."""
 
+import io
 import json
 import logging
 import os
@@ -16,21 +17,20 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 
 from supersam_hf.data import (
     DataArguments,
-    EpochSampler,
     PromptDataset,
     build_loader,
     canonical_features,
     decode_masks,
     encode_masks,
     from_canonical,
-    from_coco,
-    from_folder,
     from_instances,
     instances_to_objects,
     load_source,
+    open_source,
     shapes,
 )
-from supersam_hf.data.canonical import to_rgb
+from supersam_hf.data.canonical import encoded_size, to_rgb
+from supersam_hf.data.fingerprint import local_fingerprint
 from supersam_hf.data.targets import area_averaged_masks, nearest_masks
 
 
@@ -159,24 +159,26 @@ def test_folder_of_id_maps_or_of_one_mask_an_object(tmp_path: Path, binary: bool
 
 def test_a_changed_folder_is_read_anew(tmp_path: Path) -> None:
     write_folder(tmp_path, binary=False)
-    assert len(from_folder(tmp_path)[0]["objects"]["area"]) == 3
+    args = DataArguments(source=str(tmp_path))
+    assert len(load_source(args, "train")[0]["objects"]["area"]) == 3
     Image.fromarray((id_map() == 7).astype(np.uint8)).save(tmp_path / "masks" / "a.png")
-    assert len(from_folder(tmp_path)[0]["objects"]["area"]) == 1
+    assert len(load_source(args, "train")[0]["objects"]["area"]) == 1
 
 
 def test_folder_errors_name_what_is_wrong(tmp_path: Path) -> None:
     write_folder(tmp_path, binary=False)
+    args = DataArguments(source=str(tmp_path))
     with pytest.raises(ValueError, match=r"no split 'validation'.*\['train'\]"):
-        load_source(DataArguments(source=str(tmp_path)), "eval")
+        load_source(args, "eval")
     picture(id_map()).save(tmp_path / "images" / "b.png")
     with pytest.raises(ValueError, match="b.png"):
-        from_folder(tmp_path)
+        load_source(args, "train")
     Image.fromarray(id_map()[:-1]).save(tmp_path / "masks" / "b.png")
     with pytest.raises(ValueError, match="b.png.*39 x 50.*40 x 50"):
-        from_folder(tmp_path)
+        load_source(args, "train")
     picture(id_map()).convert("RGB").save(tmp_path / "masks" / "b.png")
     with pytest.raises(ValueError, match="b.png.*RGB"):
-        from_folder(tmp_path)
+        load_source(args, "train")
 
 
 def write_coco(root: Path) -> None:
@@ -199,14 +201,15 @@ def write_coco(root: Path) -> None:
 
 def test_coco_takes_polygons_and_run_lengths_and_leaves_crowds_out(tmp_path: Path) -> None:
     write_coco(tmp_path)
-    row = load_source(DataArguments(source=str(tmp_path)), "eval")[0]
+    args = DataArguments(source=str(tmp_path))
+    row = load_source(args, "eval")[0]
     assert row["image_id"] == "7"
     assert np.array_equal(decode_masks(row["objects"]), np.stack([id_map() == 1, id_map() == 7]))
     with pytest.raises(ValueError, match=r"no split 'train'.*val2017"):
-        from_coco(tmp_path, "train")
+        load_source(args, "train")
     (tmp_path / "val2017" / "7.jpg").unlink()
     with pytest.raises(ValueError, match="7.jpg"):
-        from_coco(tmp_path, "val2017")
+        load_source(args, "eval")
 
 
 def instance_table(ids: np.ndarray, image: Image.Image) -> datasets.Dataset:
@@ -223,9 +226,48 @@ def test_parquet_of_id_maps_and_its_splits(tmp_path: Path) -> None:
     train, validation = load_source(args, "train"), load_source(args, "eval")
     assert (len(train), len(validation)) == (2, 3)
     assert_same_objects(validation[0]["objects"], instances_to_objects(id_map()))
-    assert len(load_source(DataArguments(source=str(tmp_path / "val.parquet")), "eval")) == 4
+    assert len(load_source(DataArguments(source=str(tmp_path / "val.parquet")), "train")) == 4
     with pytest.raises(ValueError, match=r"no split 'test'.*'train', 'validation'"):
         from_instances(tmp_path, "test")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_single_file_is_no_split_but_train(tmp_path: Path, streaming: bool) -> None:
+    table = instance_table(id_map(), picture(id_map()))
+    table.to_parquet(tmp_path / "all.parquet")
+    read = open_source if streaming else load_source
+    args = DataArguments(source=str(tmp_path / "all.parquet"), streaming=streaming)
+    assert len(read(args, "train")) == 4
+    with pytest.raises(ValueError, match=r"no split 'validation' .*cut as train\[:90%\].*\['train'\]"):
+        read(args, "eval")
+    table.save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"no split 'validation' .*cut as train\[:90%\].*\['train'\]"):
+        load_source(DataArguments(source=str(tmp_path / "saved")), "eval")
+    for given in ({"revision": "main"}, {"config_name": "a"}):
+        with pytest.raises(ValueError, match=f"`data.{next(iter(given))}` is for datasets on the Hub"):
+            read(DataArguments(source=str(tmp_path / "all.parquet"), streaming=streaming, **given), "train")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_size_of_an_image_is_told_without_decoding_it(tmp_path: Path, kind: str) -> None:
+    image, exif = Image.new("RGB", (30, 20)), Image.Exif()
+    exif[0x0112] = 6
+    for turned in (False, True):
+        content = io.BytesIO()
+        image.save(content, kind, **({"exif": exif} if turned else {}))
+        cell = {"bytes": content.getvalue(), "path": None}
+        decoded = datasets.Image().decode_example(cell)
+        assert encoded_size(cell) == (decoded.height, decoded.width) == ((30, 20) if turned else (20, 30))
+        # The pixels are cut off.
+        start = cell["bytes"].index(b"IDAT" if kind == "PNG" else b"\xff\xda") + 20
+        assert encoded_size({"bytes": cell["bytes"][:start], "path": None}) == (decoded.height, decoded.width)
+
+
+def test_a_link_to_nothing_is_no_part_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    before = local_fingerprint(tmp_path)
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
+    assert local_fingerprint(tmp_path) == before == {**before, "files": 1, "bytes": 3}
 
 
 def test_images_pass_through_conversion_unchanged(tmp_path: Path) -> None:
@@ -452,26 +494,12 @@ def test_a_mask_of_another_size_than_its_image_names_the_image() -> None:
 # loaders -------------------------------------------------------------------------------------------------------------
 
 
-def test_order_is_a_permutation_of_seed_and_epoch() -> None:
-    sampler, same = EpochSampler(50, seed=1), EpochSampler(50, seed=1)
-    orders = {}
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        same.set_epoch(epoch)
-        assert list(sampler) == list(same)
-        orders[epoch] = [index for _, index in sampler]
-        assert {e for e, _ in sampler} == {epoch}
-        assert sorted(orders[epoch]) == list(range(50))
-    assert orders[0] != orders[1]
-    assert [i for _, i in EpochSampler(4, seed=1, shuffle=False)] == [0, 1, 2, 3]
-
-
 def test_workers_do_not_change_the_batches() -> None:
     data = prompted([id_map()] * 5, training=True, crop_train=[20, 40])
     batches = []
     for workers in (0, 2):
         loader = build_loader(data, batch_size=2, num_workers=workers, seed=3)
-        loader.sampler.set_epoch(2)
+        loader.batch_sampler.begin(2)
         batches.append(list(loader))
     assert [len(b["pixel_values"]) for b in batches[0]] == [2, 2, 1]
     for one, two in zip(*batches):

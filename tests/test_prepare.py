@@ -247,6 +247,22 @@ def test_prepared_again_it_is_the_same(coco: Path, tmp_path: Path) -> None:
         }
 
 
+def test_what_is_left_out_is_listed_or_told(hub: "HubServer", tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "source" / kind).mkdir(parents=True)
+        for name in ("a", "b"):
+            Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / "source" / kind / f"{name}.png")
+    file = tmp_path / "source" / "images" / "b.png"
+    file.write_bytes(file.read_bytes()[:40])
+    argv = ["prepare", str(tmp_path / "source"), "--on_error", "skip"]
+    assert main([*argv, "--output_dir", str(tmp_path / "new" / "deep" / "d")]) == 0
+    (line,) = (tmp_path / "new" / "deep" / "d-skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["name"] == str(file)
+    assert "left out" not in capsys.readouterr().out
+    assert main([*argv, "--push", "loopback/d"]) == 0
+    assert f"left out: {file}: " in capsys.readouterr().out
+
+
 # bad input -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,10 @@
-"""Streams against the map-style datasets of the same rows, and trainings on them that are stopped and resumed."""
+"""Streams against the map-style datasets of the same rows, on one and two processes, and trainings on them."""
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +13,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from bimask_script import search_arguments
 from classify_script import tiny_vit
 from conftest import tiny_config
-from PIL import Image
+from test_plan import COUNTS
 from torch.utils.data import DataLoader
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.bimask.space import SearchSpace
+from supersam_hf.classification import evaluate_classifier
 from supersam_hf.data import (
     DataArguments,
     ImageClassificationArguments,
@@ -27,28 +30,30 @@ from supersam_hf.data import (
     ImageStream,
     PromptDataset,
     PromptStream,
-    StreamSampler,
     build_loader,
     load_classification,
     load_source,
+    open_source,
     shape_classes,
     shapes,
     stream_classification,
-    stream_source,
 )
-from supersam_hf.data.streaming import in_memory
+from supersam_hf.data.plan import Plan
+from supersam_hf.data.ranges import RowRange
+from supersam_hf.data.skipped import SkipLog
+from supersam_hf.data.source import UnreadableError
+from supersam_hf.evaluation import box_baseline, evaluate
 from supersam_hf.ofb_recipe import OfbModelArguments, OfbRecipe
 from supersam_hf.pipeline.context import Run
 from supersam_hf.pipeline.ofb_context import OfbRun
 from supersam_hf.recipe import ModelArguments, Recipe
 from supersam_hf.training.bimask import train_bimask
-from supersam_hf.training.engine import Engine, EngineArguments, checkpoints
-from supersam_hf.training.finetune import FinetuneArguments, finetune
-from supersam_hf.training.losses import LossArguments
+from supersam_hf.training.engine import Engine
 from supersam_hf.training.sandwich import SandwichArguments, train_sandwich
 
 
-IMAGES = 18  # 5 batches of 4, the last of 2
+HERE = Path(__file__).parent
+IMAGES = 18  # 5 batches of 4, two images of them twice
 SAM_PROCESSOR = SuperSamProcessor.for_config(tiny_config()).image_processor
 VIT_PROCESSOR = ViTImageProcessorPil(size={"height": 16, "width": 16})
 
@@ -70,14 +75,14 @@ def write(rows: datasets.Dataset, folder: Path, split: str = "train", files: int
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     write(shapes(5, image_size=64, seed=4), folder, "validation")
-    return write(shapes(IMAGES, image_size=64, seed=3), folder)
+    return write(shapes(IMAGES, image_size=64, seed=3), folder, files=3)
 
 
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
     write(three_classes(6, 1), folder, "validation")
-    return write(three_classes(IMAGES, 0), folder)
+    return write(three_classes(IMAGES, 0), folder, files=3)
 
 
 def three_classes(count: int, seed: int) -> datasets.Dataset:
@@ -97,19 +102,21 @@ def image_arguments(source: Path, **values: Any) -> ImageClassificationArguments
     return ImageClassificationArguments(source=str(source), streaming=True, shuffle_buffer=6, batch_size=4, **values)
 
 
+def prompts(args: DataArguments, training: bool = True, **options: Any) -> PromptStream:
+    return PromptStream(open_source(args, "train"), SAM_PROCESSOR, args, training=training, **options)
+
+
+def images(args: ImageClassificationArguments, training: bool = True, **options: Any) -> ImageStream:
+    source, names = stream_classification(args, "train")
+    return ImageStream(source, VIT_PROCESSOR, args, names, training=training, **options)
+
+
 def prompt_loader(args: DataArguments) -> DataLoader:
-    stream = PromptStream(stream_source(args, "train"), SAM_PROCESSOR, args)
-    return build_loader(stream, args.batch_size, args.num_workers)
+    return build_loader(prompts(args), args.batch_size, args.num_workers, args.seed)
 
 
 def image_loader(args: ImageClassificationArguments) -> DataLoader:
-    stream = ImageStream(stream_classification(args, "train"), VIT_PROCESSOR, args)
-    return build_loader(stream, args.batch_size, args.num_workers)
-
-
-def ids(sampler: StreamSampler, epoch: int) -> list[str]:
-    sampler.set_epoch(epoch)
-    return [item.row["image_id"] for item in sampler]
+    return build_loader(images(args), args.batch_size, args.num_workers, args.seed)
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -119,148 +126,198 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # samples -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_streamed_sample_is_the_map_style_one(scenes: Path) -> None:
-    args = arguments(scenes, crop_train=[30, 50])
-    stream = PromptStream(stream_source(args, "train"), SAM_PROCESSOR, args)
-    stored = load_source(arguments(scenes, streaming=False), "train")
-    rows = {row["image_id"]: row for row in stored}
-    by_index = PromptDataset(stored, SAM_PROCESSOR, args, training=True)
-    sampler = StreamSampler(stream)
-    sampler.set_epoch(2)
-    items = list(sampler)
-    assert [item.position for item in items] == list(range(IMAGES))
-    for item in items:
-        assert same(stream[item], by_index.sample(rows[item.row["image_id"]], 2, item.position))
+@pytest.mark.parametrize("training", [True, False])
+def test_a_streamed_sample_is_the_map_style_one(scenes: Path, classes: Path, training: bool) -> None:
+    args = arguments(scenes, crop_train=[30, 50], crop_eval=60)
+    stored = PromptDataset(load_source(args, "train"), SAM_PROCESSOR, args, training=training)
+    stream = prompts(args, training)
+    assert len(stream) == len(stored) == IMAGES
+    assert all(same(stream[epoch, i], stored[epoch, i]) for epoch in (0, 2) for i in range(IMAGES))
+    labelled = image_arguments(classes)
+    whole = ImageDataset(load_classification(labelled, "train"), VIT_PROCESSOR, labelled, training=training)
+    streamed = images(labelled, training)
+    assert streamed.label_names == whole.label_names
+    assert all(same(streamed[epoch, i], whole[epoch, i]) for epoch in (0, 2) for i in range(IMAGES))
 
 
-def test_a_streamed_label_and_image_are_the_map_style_ones(classes: Path) -> None:
-    args = image_arguments(classes)
-    loader = image_loader(args)
-    stored = load_classification(ImageClassificationArguments(source=str(classes)), "train")
-    by_index = ImageDataset(stored, VIT_PROCESSOR, args, training=True)
-    assert loader.dataset.label_names == by_index.label_names
-    rows = {row["image"].tobytes(): row for row in stored}
-    for item in loader.sampler:
-        image = Image.open(io.BytesIO(item.row["image"]["bytes"]))
-        row = rows[image.tobytes()]
-        assert same(loader.dataset[item], by_index.sample(row["image"], row["label"], 0, item.position))
+def test_evaluation_gives_the_map_style_numbers(scenes: Path, classes: Path, stock_folder: Path) -> None:
+    model, args = SuperSamModel.from_pretrained(stock_folder), arguments(scenes)
+    stored = PromptDataset(load_source(args, "train"), SAM_PROCESSOR, args, training=False)
+    loaders = [build_loader(dataset, 4) for dataset in (stored, prompts(args, training=False))]
+    found = [evaluate(model, loader) for loader in loaders]
+    assert found[0] == found[1]
+    assert found[0].num_objects > IMAGES
+    assert box_baseline(loaders[0]) == box_baseline(loaders[1])
+    labelled, vit = image_arguments(classes), tiny_vit(labels=three_classes(3, 0).features["label"].names)
+    whole = ImageDataset(load_classification(labelled, "train"), VIT_PROCESSOR, labelled, training=False)
+    results = [evaluate_classifier(vit, build_loader(each, 4)) for each in (whole, images(labelled, training=False))]
+    assert results[0] == results[1]
+    assert results[0].num_images == IMAGES
 
 
-def test_columns_of_other_names_are_found(tmp_path: Path) -> None:
-    rows = three_classes(5, 0)
-    folder = write(rows.rename_columns({"image": "img", "label": "kind"}), tmp_path)
-    streamed = list(stream_classification(image_arguments(folder, label_column="kind"), "train"))
-    assert [row["label"] for row in streamed] == rows["label"]
-    assert all(isinstance(row["image"]["bytes"], bytes) for row in streamed)
+def test_images_that_show_nothing_give_way_to_the_next(scenes: Path) -> None:
+    areas = [max(row["objects"]["area"]) for row in shapes(IMAGES, image_size=64, seed=3)]
+    args = arguments(scenes, min_area=sorted(areas)[6])
+    stream = prompts(args)
+    empty = [i for i, area in enumerate(areas) if area < args.min_area]
+    assert len(empty) == 6
+    for index in range(IMAGES):
+        shown = next(i % IMAGES for i in range(index, index + IMAGES) if i % IMAGES not in empty)
+        assert int(stream[1, index]["image_index"]) == shown
+        assert same(stream[1, index], stream[1, shown])
+    with pytest.raises(ValueError, match="None of 18 training images .*`data.min_area`"):
+        prompts(arguments(scenes, min_area=10**6))[0]
+    held = prompts(args, training=False)
+    assert [int(held[i]["object_mask"].any()) for i in range(IMAGES)] == [int(i not in empty) for i in range(IMAGES)]
+    assert all(held[i]["pixel_values"].std() > 0 for i in empty)
 
 
-def test_an_epoch_takes_each_image_once_in_an_order_of_its_own(scenes: Path) -> None:
-    args = arguments(scenes)
-    everything = sorted(row["image_id"] for row in shapes(IMAGES, image_size=64, seed=3))
-    sampler, again = (StreamSampler(prompt_loader(args).dataset) for _ in range(2))
-    orders = [ids(sampler, epoch) for epoch in range(3)]
-    assert all(sorted(order) == everything for order in orders)
-    assert len({tuple(order) for order in [everything, *orders]}) == 4
-    assert ids(again, 1) == orders[1]
-    assert ids(StreamSampler(prompt_loader(arguments(scenes, seed=1)).dataset), 1) != orders[1]
+def test_what_shows_nothing_does_not_count_in_evaluation(scenes: Path, stock_folder: Path) -> None:
+    areas = [max(row["objects"]["area"]) for row in shapes(IMAGES, image_size=64, seed=3)]
+    args = arguments(scenes, min_area=sorted(areas)[6], box_padding=0)
+    model = SuperSamModel.from_pretrained(stock_folder)
+    stored = PromptDataset(load_source(args, "train"), SAM_PROCESSOR, args, training=False)
+    found = [evaluate(model, build_loader(each, 4)) for each in (stored, prompts(args, training=False))]
+    assert len(stored) == 12
+    assert found[0].num_objects == found[1].num_objects
+    assert found[1].miou == pytest.approx(found[0].miou, abs=1e-6)
+    points = arguments(scenes, min_area=sorted(areas)[6], prompt="point")
+    assert evaluate(model, build_loader(prompts(points, training=False), 4)).num_objects == found[0].num_objects
 
 
-def test_several_files_are_read_whole(tmp_path: Path) -> None:
-    folder = write(shapes(IMAGES, image_size=64, seed=3), tmp_path, files=3)
-    everything = [f"shapes-3-{i}" for i in range(IMAGES)]
-    args = arguments(folder)
-    order = ids(StreamSampler(prompt_loader(args).dataset), 0)
-    assert sorted(order) == sorted(everything)
-    assert order != everything
-    held_out = PromptStream(stream_source(args, "train").skip(7), SAM_PROCESSOR, args)
-    assert sorted(ids(StreamSampler(held_out), 0)) == sorted(everything[7:])
-    held_out = PromptStream(stream_source(args, "train"), SAM_PROCESSOR, args, held_out=7)
-    assert sorted(ids(StreamSampler(held_out), 0)) == sorted(everything[7:])
+def test_batches_of_an_epoch_hold_every_image(scenes: Path) -> None:
+    for workers in (0, 2):
+        loader = prompt_loader(arguments(scenes, num_workers=workers))
+        loader.batch_sampler.begin(1)
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert {len(batch["pixel_values"]) for batch in batches} == {4}
+        rows = torch.cat([batch["image_index"] for batch in batches]).tolist()
+        assert set(rows) == set(range(IMAGES))
+        loader.batch_sampler.begin(1, 3)
+        assert all(same(a, b) for a, b in zip(loader, batches[3:], strict=True))
 
 
-def test_no_row_is_drawn_before_it_was_read(scenes: Path) -> None:
-    """The n-th row taken is among the first n + 6 of the dataset: the buffer holds 6."""
-    order = [int(name.split("-")[-1]) for name in ids(StreamSampler(prompt_loader(arguments(scenes)).dataset), 0)]
-    assert all(row < taken + 6 for taken, row in enumerate(order, start=1))
-    assert any(row > taken + 2 for taken, row in enumerate(order, start=1))
-    kept = [f"shapes-3-{i}" for i in range(IMAGES)]
-    assert ids(StreamSampler(prompt_loader(arguments(scenes, shuffle_buffer=1)).dataset), 0) == kept
+def test_what_was_seen_before_an_interruption_is_not_read_again(scenes: Path) -> None:
+    source = RecordingSource(open_source(arguments(scenes), "train"))
+    loader = build_loader(PromptStream(source, SAM_PROCESSOR, arguments(scenes), training=True), 4)
+    loader.batch_sampler.begin(0)
+    whole = list(loader)
+    before = [index for batch in whole[:3] for index in batch["image_index"].tolist()]
+    source.rows.clear()
+    loader.batch_sampler.begin(0, 3)
+    rest = [index for batch in loader for index in batch["image_index"].tolist()]
+    assert source.rows == rest
+    assert rest == [index for batch in whole[3:] for index in batch["image_index"].tolist()]
+    # But for the two that come a second time.
+    assert len(set(rest) & set(before)) == 2
 
 
-def test_more_rows_than_a_table_holds_are_held_in_memory(tmp_path: Path) -> None:
-    rows = shape_classes(250, image_size=16, seed=0)
-    stream = stream_classification(image_arguments(write(rows, tmp_path)), "train")
-    read = in_memory(stream)
-    assert read.data.table["image"].num_chunks == 3
-    assert read.features == rows.features
-    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(read, rows, strict=True))
-    assert read["label"] == rows["label"]
-    assert len(in_memory(stream.take(100))) == 100
-    with pytest.raises(ValueError, match="no rows to take"):
-        in_memory(stream.take(0))
+class RecordingSource(RowRange):
+    """All rows of a source, noting which are read."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source, 0, len(source))
+        self.rows: list[int] = []
+
+    def read(self, shard: int, row: int) -> dict[str, Any]:
+        self.rows.append(sum(each.rows for each in self.shards[:shard]) + row)
+        return super().read(shard, row)
 
 
-def test_images_that_show_nothing_are_passed_over(scenes: Path) -> None:
-    areas = {row["image_id"]: max(row["objects"]["area"]) for row in shapes(IMAGES, image_size=64, seed=3)}
-    least = sorted(areas.values())[5]
-    sampler = StreamSampler(prompt_loader(arguments(scenes, min_area=least)).dataset)
-    assert sorted(ids(sampler, 0)) == sorted(name for name, area in areas.items() if area >= least)
-    with pytest.raises(ValueError, match="no image to train on.*`data.min_area`"):
-        list(StreamSampler(prompt_loader(arguments(scenes, min_area=10**6)).dataset))
+# held out ------------------------------------------------------------------------------------------------------------
 
 
-def test_batches_are_the_same_whatever_the_workers(scenes: Path) -> None:
-    alone, helped = (list(prompt_loader(arguments(scenes, num_workers=n))) for n in (0, 2))
-    assert [len(batch["pixel_values"]) for batch in alone] == [4, 4, 4, 4, 2]
-    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
-
-
-@pytest.mark.parametrize("skipped", [0, 1])
-def test_processes_share_out_the_batches_of_one(scenes: Path, skipped: int) -> None:
-    """As Accelerate prepares the loader in each of two processes; the last batch begins again at the first image."""
-    args = arguments(scenes, batch_size=3)
-    one = list(prompt_loader(args))
-    parts = [
-        skip_first_batches(prepare_data_loader(prompt_loader(args), num_processes=2, process_index=rank), skipped)
-        for rank in range(2)
-    ]
-    taken = [batch for pair in zip(*parts, strict=True) for batch in pair]
-    assert len(taken) == len(one) - 2 * skipped == 6 - 2 * skipped
-    assert all(same(a, b) for a, b in zip(taken, one[2 * skipped :], strict=True))
-
-
-def test_id_maps_are_converted_as_they_are_read(tmp_path: Path) -> None:
-    ids = np.zeros((40, 50), dtype=np.uint16)
-    ids[4:14, 6:20], ids[-9:, -12:] = 1, 300
-    columns = {"image": [Image.fromarray(np.uint8(ids > 0) * 255)] * 3, "instances": [Image.fromarray(ids)] * 3}
-    features = datasets.Features({"image": datasets.Image(), "instances": datasets.Image()})
-    write(datasets.Dataset.from_dict(columns, features=features), tmp_path)
-    streamed = list(stream_source(arguments(tmp_path), "train"))
-    stored = load_source(arguments(tmp_path, streaming=False), "train")
-    assert [row["objects"] for row in streamed] == stored[:]["objects"]
-    assert [row["image_id"] for row in streamed] == ["0", "1", "2"]
+def ids(loader: DataLoader) -> list[str]:
+    rows = loader.dataset.rows
+    return [rows.read(i)["image_id"] for i in range(len(rows))]
 
 
 def test_what_is_held_out_is_not_trained_on(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
     data = arguments(scenes, max_train_images=15, max_eval_images=3)
     recipe = Recipe(str(tmp_path / "run"), holdout_images=4, model=ModelArguments(str(stock_folder)), data=data)
     run = Run(recipe)
-    trained = ids(run.train_loader.sampler, 0)
-    assert sorted(trained) == sorted(f"shapes-3-{i}" for i in range(4, 15))
-    assert run.holdout_loader().dataset.dataset["image_id"] == [f"shapes-3-{i}" for i in range(4)]
-    assert len(run.holdout_loader(2).dataset) == 2
-    assert run.eval_loader.dataset.dataset["image_id"] == [f"shapes-4-{i}" for i in range(3)]
-    stored = Run(Recipe(str(tmp_path / "b"), 4, ModelArguments(str(stock_folder)), arguments(scenes, streaming=False)))
+    assert ids(run.train_loader) == [f"shapes-3-{i}" for i in range(4, 15)]
+    assert run.train_loader.dataset.training
+    assert ids(run.holdout_loader()) == [f"shapes-3-{i}" for i in range(4)]
+    assert ids(run.holdout_loader(2)) == [f"shapes-3-{i}" for i in range(2)]
+    assert ids(run.eval_loader) == [f"shapes-4-{i}" for i in range(3)]
+    stored = Run(Recipe(str(tmp_path / "b"), 4, model=recipe.model, data=arguments(scenes, streaming=False)))
     assert same(next(iter(run.eval_loader)), {k: v[:3] for k, v in next(iter(stored.eval_loader)).items()})
+    recipe.holdout_images = 15
+    with pytest.raises(ValueError, match="`holdout_images` of 15 leaves no training image"):
+        _ = Run(recipe).train_loader
 
 
 def test_held_out_labels_are_not_trained_on(classes: Path, vit_folder: Path, tmp_path: Path) -> None:
     data = image_arguments(classes)
     run = OfbRun(OfbRecipe(str(tmp_path), 5, model=OfbModelArguments(str(vit_folder), new_labels=True), data=data))
     assert run.label_names == three_classes(3, 0).features["label"].names
-    assert len(list(run.train_loader.sampler)) == IMAGES - 5
-    assert run.watch_loader.dataset.dataset["label"] == three_classes(IMAGES, 0)["label"][:5]
-    assert run.eval_loader.dataset.dataset["label"] == three_classes(6, 1)["label"]
+
+    def labels(loader: DataLoader) -> list[int]:
+        return [loader.dataset.rows.read(i)["label"] for i in range(len(loader.dataset))]
+
+    everything = three_classes(IMAGES, 0)["label"]
+    assert labels(run.train_loader) == everything[5:]
+    assert labels(run.watch_loader) == everything[:5]
+    assert labels(run.eval_loader) == three_classes(6, 1)["label"]
+
+
+# processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """23 files of 1 to 60 small images each, one of them empty."""
+    folder = tmp_path_factory.mktemp("unequal")
+    rows, start = shapes(sum(COUNTS), image_size=32, seed=7), 0
+    for number, count in enumerate(COUNTS):
+        write_group = rows.select(range(start, start + count))
+        write_group.to_parquet(folder / f"train-{number:05d}-of-{len(COUNTS):05d}.parquet", batch_size=10)
+        start += count
+    return folder
+
+
+def launch(source: Path, output: Path, kill: int = 0) -> int:
+    output.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+    command += [str(HERE / "stream_script.py"), str(source), str(output), str(kill)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    if done.returncode and not kill:
+        raise AssertionError(done.stderr[-4000:])
+    return done.returncode
+
+
+def trained(output: Path, rank: int) -> list[list]:
+    return [json.loads(line) for line in (output / f"train-{rank}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_workers_take_everything_and_go_on_after_a_kill(unequal: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    launch(unequal, whole)
+    evaluated = [json.loads((whole / f"eval-{rank}.json").read_text()) for rank in range(2)]
+    assert sorted(sum(sum(evaluated, []), [])) == list(range(sum(COUNTS)))
+    parts = [trained(whole, rank) for rank in range(2)]
+    (length,) = {int((whole / f"length-{rank}").read_text()) for rank in range(2)}
+    for epoch in range(2):
+        taken = [[rows for number, rows in part if number == epoch] for part in parts]
+        assert [len(batches) for batches in taken] == [length, length]
+        rows = sum(sum(taken, []), [])
+        assert set(rows) == set(range(sum(COUNTS)))
+        assert len(rows) == sum(COUNTS) + Plan(COUNTS, consumers=4, batch_size=4, buffer=20, seed=5).repeats
+
+    assert launch(unequal, killed, kill=length + 13) != 0
+    saved = int((killed / "checkpoint").read_text())
+    assert length < saved <= length + 13
+    before = [trained(killed, rank)[:saved] for rank in range(2)]
+    for rank in range(2):
+        (killed / f"train-{rank}.jsonl").unlink()
+    launch(unequal, killed)
+    for rank in range(2):
+        assert before[rank] + trained(killed, rank) == parts[rank]
 
 
 # training ------------------------------------------------------------------------------------------------------------
@@ -284,22 +341,20 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], value) for line in lines for key, value in line.items() if key.startswith("loss")]
 
 
-@pytest.mark.parametrize("save_steps", [4, 5])  # within an epoch of 5 steps, and at its end
 def test_a_sandwich_training_that_was_stopped_is_the_whole_one(
-    scenes: Path, stock_folder: Path, tmp_path: Path, save_steps: int
+    scenes: Path, stock_folder: Path, tmp_path: Path
 ) -> None:
     def train(name: str, stop: int = 0) -> SuperSamModel:
         model = SuperSamModel.from_pretrained(stock_folder)
         space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
-        args = SandwichArguments(max_steps=12, learning_rate=1e-3, logging_steps=1, eval_steps=1)
-        args.save_steps, loader = save_steps, prompt_loader(arguments(scenes))
+        args = SandwichArguments(max_steps=6, learning_rate=1e-3, logging_steps=1, eval_steps=1, save_steps=3)
+        loader = prompt_loader(arguments(scenes))
+        assert len(loader) == 5  # so that the resumed run goes on within an epoch and into the next
         return train_sandwich(model, space, loader, args, tmp_path / name, evaluate=stop_at(stop))
 
     whole = train("whole")
     with pytest.raises(Stopped):
-        train("stopped", stop=save_steps + 2)
-    state = json.loads((checkpoints(tmp_path / "stopped")[-1] / "trainer_state.json").read_text())
-    assert (state["global_step"], state["epoch"], state["epoch_step"]) == (save_steps, 0, save_steps)
+        train("stopped", stop=4)
     resumed = train("stopped")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
@@ -320,45 +375,21 @@ def test_a_search_on_a_stream_that_was_stopped_is_the_whole_one(classes: Path, t
     assert same(dict(whole.state_dict()), dict(resumed.state_dict()))
 
 
-def test_another_holdout_is_another_run(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
-    def train(held_out: int) -> None:
+def test_other_rows_or_workers_are_another_run(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
+    def train(held_out: int = 3, workers: int = 0) -> None:
         args = arguments(scenes)
-        stream = PromptStream(stream_source(args, "train"), SAM_PROCESSOR, args, held_out=held_out)
+        rows = RowRange(open_source(args, "train"), held_out, IMAGES)
+        loader = build_loader(PromptStream(rows, SAM_PROCESSOR, args, training=True), 4, workers)
         model = SuperSamModel.from_pretrained(stock_folder)
         space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
-        train_sandwich(model, space, build_loader(stream, 4), SandwichArguments(max_steps=2, save_steps=1), tmp_path)
+        train_sandwich(model, space, loader, SandwichArguments(max_steps=2, save_steps=1), tmp_path)
 
-    train(3)
-    train(3)
-    with pytest.raises(ValueError, match="holdout_images"):
-        train(4)
-
-
-def test_finetuning_takes_a_stream(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
-    model = SuperSamModel.from_pretrained(stock_folder)
-    args = FinetuneArguments(max_steps=40, learning_rate=3e-3, save_steps=0, logging_steps=1)
-    args.loss = LossArguments(bce_weight=1.0)
-    finetune(model, prompt_loader(arguments(scenes)), args, tmp_path)
-    values = [value for _, value in losses(tmp_path)]
-    assert len(values) == 40
-    assert sum(values[-5:]) < 0.9 * sum(values[:5])
-
-
-def test_an_epoch_too_short_for_a_step_is_an_error(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
-    model = SuperSamModel.from_pretrained(stock_folder)
-    engine = Engine(model, prompt_loader(arguments(scenes)), EngineArguments(gradient_accumulation_steps=6), tmp_path)
-    with pytest.raises(ValueError, match="`gradient_accumulation_steps` of 6 .* there are 5"):
-        next(engine.batches())
-
-
-def test_batches_that_fill_no_group_end_the_epoch(scenes: Path, stock_folder: Path, tmp_path: Path) -> None:
-    args = EngineArguments(gradient_accumulation_steps=2, max_steps=5)
-    engine = Engine(SuperSamModel.from_pretrained(stock_folder), prompt_loader(arguments(scenes)), args, tmp_path)
-    seen = []
-    for group in engine.batches():
-        seen.append((engine.epoch, engine.epoch_step, [len(batch["pixel_values"]) for batch in group]))
-        engine.global_step += 1
-    assert seen == [(0, 1, [4, 4]), (0, 2, [4, 4]), (1, 1, [4, 4]), (1, 2, [4, 4]), (2, 1, [4, 4])]
+    train()
+    train()
+    with pytest.raises(ValueError, match="`images`, `shards`"):
+        train(held_out=4)
+    with pytest.raises(ValueError, match="num_workers"):
+        train(workers=2)
 
 
 # bad input -----------------------------------------------------------------------------------------------------------
@@ -367,9 +398,9 @@ def test_batches_that_fill_no_group_end_the_epoch(scenes: Path, stock_folder: Pa
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"source": "shapes"}, "`data.streaming` is for stored datasets"),
-        ({"train_split": "train[:90%]"}, r"cannot take the slice 'train\[:90%\]'"),
+        ({"source": "shapes"}, "`data.streaming` is for stored images"),
         ({"shuffle_buffer": 0}, "`data.shuffle_buffer` must be at least 1, got 0"),
+        ({"on_error": "ignore"}, "`data.on_error` must be 'raise' or 'skip', got 'ignore'"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(values: dict[str, Any], said: str) -> None:
@@ -378,56 +409,93 @@ def test_what_cannot_be_streamed_is_refused(values: dict[str, Any], said: str) -
             arguments_class(**{"source": "a/b", "streaming": True, **values})
 
 
-def test_layouts_that_cannot_be_streamed_are_refused(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`data.format` 'coco' cannot be streamed.*supersam-hf prepare"):
-        arguments(tmp_path, format="coco")
-    shapes(2, image_size=64).save_to_disk(tmp_path / "saved")
-    (tmp_path / "empty").mkdir()
-    for folder in ("saved", "empty"):
-        with pytest.raises(ValueError, match="cannot be streamed: .*supersam-hf prepare"):
-            stream_source(arguments(tmp_path / folder), "train")
-    with pytest.raises(ValueError, match="no split 'test' .* \\['train', 'validation'\\]"):
-        stream_source(arguments(scenes, train_split="test"), "train")
-    with pytest.raises(ValueError, match="does not exist"):
-        stream_source(arguments(tmp_path / "nothing"), "train")
+def test_an_empty_stream_is_refused(scenes: Path) -> None:
+    args = arguments(scenes)
+    with pytest.raises(ValueError, match="The stream has no images"):
+        PromptStream(RowRange(open_source(args, "train"), IMAGES, IMAGES), SAM_PROCESSOR, args, training=True)
 
 
-def test_a_stream_without_masks_or_labels_is_refused(scenes: Path, classes: Path) -> None:
-    with pytest.raises(ValueError, match="Masks are needed"):
-        stream_source(arguments(classes), "train")
-    with pytest.raises(ValueError, match="`data.label_column`"):
-        stream_classification(image_arguments(scenes), "train")
-
-
-def test_hidden_labels_and_broken_images_are_named(tmp_path: Path) -> None:
+def test_hidden_labels_are_named(tmp_path: Path) -> None:
     rows = three_classes(3, 0)
     hidden = datasets.Dataset.from_dict({"image": rows["image"], "label": [-1] * 3}, features=rows.features)
-    with pytest.raises(ValueError, match="A label of the stream is -1"):
-        next(iter(image_loader(image_arguments(write(hidden, tmp_path / "hidden")))))
-    cells = [{"bytes": b"no image", "path": "a.png"}] * 3
-    broken = datasets.Dataset.from_dict({"image": cells, "label": [0] * 3}, features=rows.features)
-    with pytest.raises(ValueError, match=r"Image 0 of epoch 0 of the stream \(a.png\) cannot be read"):
-        next(iter(image_loader(image_arguments(write(broken, tmp_path / "broken")))))
+    with pytest.raises(ValueError, match="row 0 cannot be read: its label is -1; labels are 0 to 2"):
+        images(image_arguments(write(hidden, tmp_path)))[0]
 
 
-def test_a_broken_image_with_masks_is_named(tmp_path: Path) -> None:
-    rows = shapes(1, image_size=64, seed=3)
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Six scenes and labelled images, of which number 2 is cut short behind its header."""
+    rows = shapes(6, image_size=64, seed=3)
     file = io.BytesIO()
-    rows[0]["image"].save(file, "jpeg")
-    cell = {"bytes": file.getvalue()[:-300], "path": "a.png"}  # the header is whole
-    columns = {"image": [cell], "image_id": rows["image_id"], "objects": rows[:]["objects"]}
-    args = arguments(write(datasets.Dataset.from_dict(columns, features=rows.features), tmp_path))
-    for training, part in ((True, "training"), (False, "evaluation")):
-        stored = load_source(arguments(tmp_path, streaming=False), "train")
-        dataset = PromptDataset(stored, SAM_PROCESSOR, args, training=training)
-        with pytest.raises(ValueError, match=rf"The image of row 0 \(a.png\) of the {part} data cannot be read"):
-            dataset[0]
-    with pytest.raises(ValueError, match=r"Image 0 of epoch 0 of the stream \(a.png\) cannot be read"):
-        next(iter(prompt_loader(args)))
+    rows[2]["image"].save(file, "jpeg")
+    cells = rows.cast_column("image", datasets.Image(decode=False))["image"][:]
+    cells[2] = {"bytes": file.getvalue()[:-300], "path": "a.png"}
+    columns = {"image": cells, "image_id": rows["image_id"], "objects": rows[:]["objects"]}
+    write(datasets.Dataset.from_dict(columns, features=rows.features), tmp_path / "masks")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    labelled = datasets.Dataset.from_dict({"image": cells, "label": [0, 1] * 3}, features=features)
+    write(labelled, tmp_path / "labels")
+    return tmp_path
 
 
-def test_a_search_on_a_stream_needs_its_pruning_period(classes: Path, tmp_path: Path) -> None:
-    loader = image_loader(image_arguments(classes))
-    model = tiny_vit(labels=loader.dataset.label_names)
-    with pytest.raises(ValueError, match="`search.prune_steps` must be given"):
-        train_bimask(model, SearchSpace(), loader, search_arguments(prune_steps=None), tmp_path)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_broken_image_is_named(broken: Path, training: bool) -> None:
+    said = r"train-00000-of-00001.parquet, row 2 \(a.png\) cannot be read"
+    for dataset in (
+        prompts(arguments(broken / "masks"), training),
+        images(image_arguments(broken / "labels"), training),
+    ):
+        with pytest.raises(UnreadableError, match=said):
+            dataset[2]
+        dataset[1]
+
+
+def test_a_broken_image_is_skipped_and_listed(broken: Path, stock_folder: Path, tmp_path: Path) -> None:
+    log = SkipLog(tmp_path / "skipped.jsonl")
+    options = {"on_error": "skip", "max_objects": 5}
+    for training in (True, False):
+        stream = prompts(arguments(broken / "masks", **options), training, skip_log=log)
+        assert int(stream[0, 2]["image_index"]) == (3 if training else 2)
+        assert bool(stream[0, 2]["object_mask"].any()) == training
+        assert len(list(build_loader(stream, 4, num_workers=2))) > 0
+    (name,) = log.read()
+    assert name.endswith("train-00000-of-00001.parquet, row 2")
+    assert "cannot be read" in log.read()[name]
+    objects = [len(row["objects"]["area"]) for row in shapes(6, image_size=64, seed=3)]
+    small = arguments(broken / "masks", **options, min_area=1)
+    found = evaluate(SuperSamModel.from_pretrained(stock_folder), build_loader(prompts(small, training=False), 4))
+    assert found.num_objects == sum(objects) - objects[2]
+
+
+def test_a_broken_image_is_told_of_once(broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = SkipLog(tmp_path / "skipped.jsonl")
+    args = arguments(broken / "masks", on_error="skip")
+    for _ in range(2):  # as two processes would have it
+        stream = prompts(args, skip_log=SkipLog(log.path))
+        for epoch in range(3):
+            stream[epoch, 2]
+    assert caplog.text.count("Left out") == 1
+    assert log.count() == 1
+
+
+def test_an_evaluation_without_objects_says_so(scenes: Path, stock_folder: Path) -> None:
+    loader = build_loader(prompts(arguments(scenes, min_area=10**6), training=False), 4)
+    model = SuperSamModel.from_pretrained(stock_folder)
+    with pytest.raises(ValueError, match="No evaluation image shows an object: .*`data.min_area`.*`data.crop_eval`"):
+        evaluate(model, loader)
+    with pytest.raises(ValueError, match="No evaluation image shows an object"):
+        box_baseline(loader)
+
+
+def test_labels_of_a_stream_must_be_those_of_the_model(classes: Path) -> None:
+    loader = build_loader(images(image_arguments(classes), training=False), 4)
+    with pytest.raises(ValueError, match="The model has 5 labels and the data 3"):
+        evaluate_classifier(tiny_vit(labels=list("abcde")), loader)
+
+
+def test_a_broken_labelled_image_does_not_count(broken: Path) -> None:
+    args = image_arguments(broken / "labels", on_error="skip")
+    stored = load_classification(args, "train")
+    for dataset in (images(args, training=False), ImageDataset(stored, VIT_PROCESSOR, args, training=False)):
+        found = evaluate_classifier(tiny_vit(labels=["a", "b"]), build_loader(dataset, 1))
+        assert found.num_images == 5

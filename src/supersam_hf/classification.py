@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .data.classification import ImageDataset
+from .data.image_dataset import ImageSamples
+from .data.loader import shared
 
 
 # With five classes or fewer the top 5 are all of them.
@@ -44,19 +45,20 @@ def evaluate_classifier(
             eval mode.
         loader (`DataLoader`): Batches of `pixel_values` (batch, 3, S, S) and `labels` (batch,), as from
             `data.build_loader` of an `ImageDataset` in evaluation mode; not prepared by Accelerate.
-        accelerator (`Accelerator`, *optional*): Splits the batches over its processes and sums over them.
+        accelerator (`Accelerator`, *optional*): Splits the batches over its processes, each of which loads its own
+            alone, and sums over them.
 
     Raises:
         ValueError: If the model has other labels than the dataset, or there is no image.
     """
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    if isinstance(loader.dataset, ImageDataset):
+    if isinstance(loader.dataset, ImageSamples):
         check_labels(model, loader)
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)
-    for number, batch in enumerate(tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=rank != 0)):
-        if number % world == rank:
+    with shared(loader, rank, world):
+        for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=rank != 0):
             sums += _batch_sums(model, batch, accelerator)
     model.train(training)
     if accelerator and world > 1:
@@ -73,8 +75,11 @@ def evaluate_classifier(
 # Not around the loader: what a dataset keeps of its samples must stay of use for training.
 @torch.inference_mode()
 def _batch_sums(model: Any, batch: Mapping[str, torch.Tensor], accelerator: Accelerator | None) -> torch.Tensor:
-    """float64 (4,): images right by top 1 and by top 5, cross entropy, images."""
-    images, labels = batch["pixel_values"].to(model.device), batch["labels"].to(model.device)
+    """float64 (4,): images right by top 1 and by top 5, cross entropy, images; those without a label (-1) are none."""
+    labelled = batch["labels"] >= 0
+    if not labelled.any():
+        return torch.zeros(4, dtype=torch.float64)
+    images, labels = batch["pixel_values"][labelled].to(model.device), batch["labels"][labelled].to(model.device)
     autocasts = accelerator is not None and accelerator.mixed_precision == "bf16"
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocasts):
         logits = model(pixel_values=images).logits

@@ -10,11 +10,16 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from .data.loader import shared
 from .metrics.iou import mask_iou
 from .models.supersam import Subnet
 
 
 PROMPTS = ("input_boxes", "input_points", "input_labels")
+NO_OBJECT = (
+    "No evaluation image shows an object: make `data.min_area` smaller or `data.crop_eval` larger, take more images, "
+    "or see what `data.on_error: skip` left out."
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,18 @@ def evaluate(
         loader (`DataLoader`): From `data.build_loader`, evaluation mode.
         subnet ([`Subnet`], *optional*): The model as it is if left out.
         multimask (`bool`): Also run the three-mask output; costs a second pass of the mask decoder.
-        accelerator (`Accelerator`, *optional*): Splits the batches over its processes and sums over them.
+        accelerator (`Accelerator`, *optional*): Splits the batches over its processes, each of which loads its own
+            alone, and sums over them.
+
+    Raises:
+        ValueError: If no image shows an object.
     """
     training = model.training
     model.eval()
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     sums = torch.zeros(4 if multimask else 2, dtype=torch.float64)
-    for number, batch in enumerate(loader):
-        if number % world == rank:
+    with shared(loader, rank, world):
+        for batch in loader:
             batch = {k: v.to(model.device) for k, v in batch.items()}
             with torch.autocast(model.device.type, torch.bfloat16, enabled=_autocasts(accelerator)):
                 ious = batch_ious(model, batch, subnet, multimask).double().cpu()
@@ -100,6 +109,8 @@ def evaluate(
         # in fp32 at least: MPS has no double
         sums = accelerator.reduce(sums.float().to(accelerator.device)).double().cpu() if world > 1 else sums
     model.train(training)
+    if not sums[-1]:
+        raise ValueError(NO_OBJECT)
     means = (sums[:-1] / sums[-1]).tolist()
     oracle, predicted = means[1:] if multimask else (None, None)
     return EvaluationResult(means[0], oracle, predicted, int(sums[-1]))
@@ -124,7 +135,11 @@ def evaluate_subnets(
 
 
 def box_baseline(loader: DataLoader) -> float:
-    """mIoU of filling every box prompt: what a model gets that does not look at the image."""
+    """mIoU of filling every box prompt: what a model gets that does not look at the image.
+
+    Raises:
+        ValueError: If no image shows an object.
+    """
     ious = []
     for batch in loader:
         side = batch["masks"].shape[-1]
@@ -134,7 +149,10 @@ def box_baseline(loader: DataLoader) -> float:
         rows = (center >= top[..., None]) & (center <= bottom[..., None] + 1)
         filled = rows[..., :, None] & columns[..., None, :]
         ious.append(mask_iou(filled, batch["masks"].bool())[batch["object_mask"]])
-    return float(torch.cat(ious).mean())
+    found = torch.cat(ious)
+    if not len(found):
+        raise ValueError(NO_OBJECT)
+    return float(found.mean())
 
 
 def quality_of(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,23 @@ import torch
 
 def write_json(path: Path, data: Any) -> None:
     """Writes aside, then renames: whole or not at all."""
+    write_whole(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes aside, then renames: whole or not at all, also where the machine goes down."""
     aside = path.with_suffix(path.suffix + ".tmp")
-    aside.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(path)
+
+
+def check_empty(folder: Path) -> None:
+    """Raises `ValueError` where something lies at a path that is to be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{str(folder)!r} is not an empty folder; name a new one, or empty it.")
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -40,8 +55,8 @@ def changed_keys(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def whole_lines(path: Path) -> list[str]:
     """The lines of a JSONL file. A last line without its end was cut off when a run was killed: it is dropped."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return whole.splitlines()
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        os.truncate(path, len(whole))  # not written anew: killed at that, it would lose the other lines
+    return whole.decode("utf-8").splitlines()

@@ -6,25 +6,40 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from .hub_options import add_hub_options
+
 
 if TYPE_CHECKING:
     from ..data.prepare import PrepareArguments
+
+
+FORMATS = (
+    *("auto", "instances", "canonical"),
+    *("folder", "coco", "sa1b", "ade20k", "ade20k_instances", "stacks"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """Its arguments."""
     parser = argparse.ArgumentParser(
         prog="supersam-hf prepare",
-        description="Turn images with masks (COCO layout, folders of images and masks, id maps) or labels (a folder a "
-        "class) into parquet files with a dataset card, which can be streamed; push them to the Hub.",
+        description="Turn images with masks (SA-1B, COCO, ADE20K, TIFF stacks, folders of images and masks, id maps) "
+        "or labels (a folder a class) into parquet files with a dataset card; push them to the Hub.",
     )
     parser.add_argument("source", metavar="SOURCE", help="local path, or dataset id on the Hub")
     parser.add_argument(
         "--output_dir", metavar="DIR", help="folder to write, new or empty; may be left out with --push"
     )
     parser.add_argument("--task", choices=("segmentation", "classification"), help="unless given: what the source has")
-    formats = ("auto", "coco", "folder", "instances", "canonical")
-    parser.add_argument("--format", choices=formats, default="auto", help="layout of a source with masks (auto)")
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="layout of a source with masks (auto)")
+    parser.add_argument("--patch_size", type=int, metavar="PX", help="cut images with masks into square patches")
+    parser.add_argument("--merge_objects", action="store_true", help="all objects of an image or patch as one mask")
+    parser.add_argument(
+        "--on_error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="at what cannot be read (raise)",
+    )
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (all that there are)")
     parser.add_argument("--max_shard_size", default="500MB", metavar="SIZE", help="most of a parquet file (500MB)")
     parser.add_argument("--license", help="the Hub's id of the license, for the card: cc-by-4.0, cc0-1.0, ...")
@@ -36,10 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     hub = parser.add_argument_group("on the Hub")
     hub.add_argument("--push", metavar="REPO_ID", help="name or namespace/name of the dataset to push to")
-    hub.add_argument("--private", action="store_true", help="make a new repository private")
-    hub.add_argument("--revision", help="branch to commit to, made if need be (main)")
-    hub.add_argument("--create_pr", action="store_true", help="open a pull request instead")
-    hub.add_argument("--token", help="with write access (that of `hf auth login`, or HF_TOKEN)")
+    add_hub_options(hub)
     return parser
 
 
@@ -51,7 +63,7 @@ def main(argv: list[str]) -> int:
     from datasets.exceptions import DatasetGenerationError
     from datasets.utils import logging as datasets_logging
 
-    from ..data.prepare import PrepareArguments
+    from ..data.prepare import PrepareArguments, skip_log_of
     from ..hub.errors import PushError
 
     datasets_logging.set_verbosity_error()
@@ -60,7 +72,13 @@ def main(argv: list[str]) -> int:
         if output_dir is None and hub["push"] is None:
             raise ValueError("`--output_dir` names the folder to write; only with `--push` it can be left out.")
         with TemporaryDirectory() as scratch:
-            written_and_pushed(args, Path(output_dir or Path(scratch) / hub["push"].split("/")[-1]), **hub)
+            folder = Path(output_dir or Path(scratch) / hub["push"].split("/")[-1])
+            try:
+                written_and_pushed(args, folder, **hub)
+            finally:
+                if output_dir is None:  # the list of them goes with the folder
+                    for name, reason in skip_log_of(folder.resolve()).read().items():
+                        print(f"left out: {name}: {reason}")
     except DatasetGenerationError as error:
         print(f"supersam-hf prepare: {values['source']} cannot be read: {error.__cause__}", file=sys.stderr)
         return 2
@@ -83,7 +101,8 @@ def written_and_pushed(
         options: `private`, `revision` and `create_pr` of [`push_dataset`].
     """
     from ..data.dataset_card import BEGIN, END, renamed
-    from ..data.prepare import check_empty, is_prepared, prepare
+    from ..data.prepare import is_prepared, prepare
+    from ..files import check_empty
     from ..hub.push_dataset import push_dataset
 
     there = push is not None and is_prepared(folder, args.recipe(folder))

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .hub_options import add_hub_options
+
 
 NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter"
 
@@ -22,10 +24,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("source", metavar="RUN_OR_FOLDER", help="output folder of a run, or of a model or an adapter")
     parser.add_argument("repo_id", metavar="REPO_ID", help="name or namespace/name")
     parser.add_argument("--name", help=f"what of a run: {NAMES} (subnet; of an adapt run, adapter)")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--revision", help="branch to commit to, made if need be (main)")
-    parser.add_argument("--create_pr", action="store_true", help="open a pull request instead")
-    parser.add_argument("--token", help="with write access (that of `hf auth login`, or HF_TOKEN)")
+    add_hub_options(parser)
     parser.add_argument("--commit_message", help="of the commit")
     parser.add_argument("--tags", nargs="+", metavar="TAG", help="added to the model card's")
     parser.add_argument("--stock", action="store_true", help="a SAM of equally wide layers as transformers' SamModel")
@@ -122,7 +121,8 @@ def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str | None]:
 
 def _keep(folder: Path, target: Path) -> None:
     """A copy of the files that are published of a folder that is complete as it lies."""
-    from ..hub.contents import check_empty, files_of
+    from ..files import check_empty
+    from ..hub.contents import files_of
 
     check_empty(target)
     for name, path in files_of(folder).items():

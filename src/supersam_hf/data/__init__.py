@@ -5,40 +5,36 @@ from .canonical import canonical_features, decode_masks, encode_masks, instances
 from .classification import ImageDataset, load_classification, stream_classification
 from .classification_arguments import ImageClassificationArguments
 from .dataset import PromptDataset
-from .files import from_coco, from_folder
 from .labels import match_labels
-from .load import load_source, stream_source
-from .loader import EpochSampler, build_loader, collate
+from .load import load_source, open_source
+from .loader import build_loader, collate, shared
 from .shape_classes import shape_classes
 from .shapes import shapes
-from .streaming import ImageStream, PromptStream, StreamSampler
+from .streaming import ImageStream, PromptStream
 from .tables import from_canonical, from_instances
 
 
 __all__ = [
     "DataArguments",
-    "EpochSampler",
     "ImageClassificationArguments",
     "ImageDataset",
     "ImageStream",
     "PromptDataset",
     "PromptStream",
-    "StreamSampler",
     "build_loader",
     "canonical_features",
     "collate",
     "decode_masks",
     "encode_masks",
     "from_canonical",
-    "from_coco",
-    "from_folder",
     "from_instances",
     "instances_to_objects",
     "load_classification",
     "load_source",
     "match_labels",
+    "open_source",
     "shape_classes",
     "shapes",
+    "shared",
     "stream_classification",
-    "stream_source",
 ]

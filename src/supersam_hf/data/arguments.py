@@ -1,11 +1,14 @@
 """What to train and evaluate on, and how images become prompted samples; the `data:` section of a recipe."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 
 Prompt = Literal["point", "box"]
-SourceFormat = Literal["auto", "shapes", "instances", "folder", "coco", "canonical"]
+# Layouts of files; the other formats are those of datasets' rows.
+FileLayout = Literal["folder", "coco", "sa1b", "ade20k", "ade20k_instances", "stacks"]
+SourceFormat = Literal["auto", "shapes", "instances", "canonical", FileLayout]
+OnError = Literal["raise", "skip"]
 
 
 @dataclass
@@ -18,6 +21,10 @@ class DataArguments:
 
     source: str = "shapes"
     """"shapes" (generated scenes), a local path, or a dataset id on the Hub."""
+    config_name: str | None = None
+    """Configuration of a dataset on the Hub that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a dataset on the Hub."""
     format: SourceFormat = "auto"
     """Layout of the source; "auto" finds it from the files or columns that are there."""
     train_split: str = "train"
@@ -28,11 +35,17 @@ class DataArguments:
     """Use only the first so many training images; none for all."""
     max_eval_images: int | None = None
     """Use only the first so many evaluation images; none for all."""
+    patch_size: int | None = None
+    """Cut images into square patches of so many px a side, without overlap; null: whole images."""
+    merge_objects: bool = False
+    """All objects of an image (or patch) as one mask."""
+    on_error: OnError = "raise"
+    """What an example that cannot be read does: end the run ("raise"), or be left out, counted and listed ("skip")."""
     streaming: bool = False
-    """Read parquet files or a dataset on the Hub as they are needed, nothing downloaded or converted beforehand. The
-    first `holdout_images` are held out, the evaluation split is held in memory, `max_*_images` count rows."""
+    """Read examples from their files as they are needed, nothing downloaded or converted beforehand; the first
+    `holdout_images` are held out."""
     shuffle_buffer: int = 1000
-    """With `streaming`, training images are drawn from a buffer of so many, in memory as they are stored."""
+    """With `streaming`, training images are shuffled within blocks of so many that lie together."""
     prompt: Prompt = "box"
     """One box or one foreground point an object."""
     box_padding: int = 20
@@ -68,19 +81,19 @@ class DataArguments:
         at_least = {"box_padding": 0, "max_objects": 1, "min_area": 1, "batch_size": 1, "eval_batch_size": 1}
         at_least |= {"num_workers": 0, "seed": 0, "shapes_seed": 0, "shapes_train_images": 1, "shapes_eval_images": 1}
         at_least |= {"max_train_images": 1, "max_eval_images": 1, "crop_eval": 1, "shuffle_buffer": 1}
+        at_least |= {"patch_size": 1}
         for name, minimum in at_least.items():
             value = vars(self)[name]
             if value is not None and value < minimum:
                 raise ValueError(f"`data.{name}` must be at least {minimum}, got {value}.")
         if self.prompt not in ("point", "box"):
             raise ValueError(f"`data.prompt` must be 'point' or 'box', got {self.prompt!r}.")
-        if self.streaming:
-            check_streamed(self.source, self.train_split, self.eval_split)
-            if self.format not in ("auto", "instances", "canonical"):
-                raise ValueError(
-                    f"`data.format` {self.format!r} cannot be streamed; parquet of the formats 'instances' and "
-                    "'canonical' can. Turn it into that by `supersam-hf prepare`, or set `data.streaming: false`."
-                )
+        if self.format not in get_args(SourceFormat):
+            raise ValueError(f"`data.format` must be one of {list(get_args(SourceFormat))}, got {self.format!r}.")
+        if self.on_error not in get_args(OnError):
+            raise ValueError(f"`data.on_error` must be 'raise' or 'skip', got {self.on_error!r}.")
+        if self.streaming and "shapes" in (self.source, self.format):
+            raise ValueError("`data.streaming` is for stored images; the shapes are generated in memory.")
         if self.crop_train is not None and not self._is_range(self.crop_train):
             raise ValueError(
                 f"`data.crop_train` must be [smallest, largest] side in px, both at least 1, got {self.crop_train}."
@@ -89,15 +102,3 @@ class DataArguments:
     @staticmethod
     def _is_range(sides: list[int]) -> bool:
         return len(sides) == 2 and 1 <= sides[0] <= sides[1]
-
-
-def check_streamed(source: str, *splits: str) -> None:
-    """Raises `ValueError` where a source or its splits cannot be streamed."""
-    if source == "shapes":
-        raise ValueError("`data.streaming` is for stored datasets; `data.source: shapes` is generated in memory.")
-    for split in splits:
-        if "[" in split:
-            raise ValueError(
-                f"`data.streaming` does not know how long a split is, so it cannot take the slice {split!r}; name "
-                "whole splits, with `data.max_train_images` and `holdout_images`."
-            )

@@ -1,5 +1,6 @@
 """The canonical segmentation example that every source is turned into, and its masks as COCO run lengths."""
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,10 @@ CONVERSION = 1
 EXIF_ORIENTATION = 0x0112
 # Orientations 5 to 8 turn the picture by 90 degrees: width and height change places when it is decoded.
 EXIF_QUARTER_TURNS = (5, 6, 7, 8)
+# Of 5 bits, in a number of compressed run lengths, which is one of 32 bits.
+MOST_GROUPS = 7
+# Where Pillow finds the orientation of a PNG.
+PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 def canonical_features() -> "Features":
@@ -109,6 +114,7 @@ def segmentations_to_objects(segmentations: list[Any], size: tuple[int, int], na
     rles = [rle for seg in segmentations if (rle := segmentation_to_rle(seg, *size)) is not None]
     for rle in rles:
         check_mask_size(rle["size"], size, name)
+        check_run_lengths(rle, name)
     return rles_to_objects(rles)
 
 
@@ -122,10 +128,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decoded_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) that an opened image has once it is decoded and turned upright; reads the header only."""
+    """(height, width) that an opened image has once it is decoded and turned upright; reads the header only.
+
+    Of a PNG that is all that lies before its pixels: a whole one would be decoded to look for an orientation behind
+    them, where it is allowed but rare.
+    """
     width, height = image.size
+    if image.format == "PNG" and not PNG_EXIF & image.info.keys():
+        return height, width
     turned = image.getexif().get(EXIF_ORIENTATION, 1) in EXIF_QUARTER_TURNS
     return (width, height) if turned else (height, width)
+
+
+def encoded_size(cell: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of an encoded image, `{"bytes": ..., "path": ...}`, once it is decoded; from its header."""
+    with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
+        return decoded_size(image)
 
 
 def id_map_array(image: Image.Image, name: str) -> np.ndarray:
@@ -145,6 +163,29 @@ def check_mask_size(mask_size: tuple[int, int], image_size: tuple[int, int], nam
             f"A mask of image {name!r} is {mask_size[0]} x {mask_size[1]} px (height x width), "
             f"the image {image_size[0]} x {image_size[1]}; they must be of one size."
         )
+
+
+def check_run_lengths(rle: dict[str, Any], name: str) -> None:
+    """Raises `ValueError` unless compressed run lengths add up to the pixels of their mask: of others pycocotools
+    reads or writes memory that is not theirs.
+
+    A number is stored in groups of 5 bits, lowest first, as characters from "0" on: bit 6 says that another follows,
+    bit 5 of the last one is the sign; from the fourth number on it is the difference to the last but one.
+    """
+    groups = np.frombuffer(_as_text(rle["counts"]).encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    last = (groups & 32) == 0
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    height, width = rle["size"]
+    place = np.arange(len(groups)) - np.repeat(starts, np.diff([*starts, len(groups)]))
+    if not len(groups) or not last[-1] or groups.min() < 0 or groups.max() > 63 or place.max() >= MOST_GROUPS:
+        raise ValueError(f"A mask of image {name!r} is not in compressed run lengths.")
+    values = np.add.reduceat((groups & 31) << (5 * place), starts)
+    values -= np.where(groups[last] & 16, 1 << (5 * (place[last] + 1)), 0)
+    counts = values.copy()
+    for first in (1, 2):  # runs of inside, then of outside, each from its first number on
+        counts[first::2] = np.cumsum(values[first::2])
+    if counts.min() < 0 or counts.sum() != height * width:
+        raise ValueError(f"The run lengths of a mask of image {name!r} add up to {counts.sum()} px, not to its size.")
 
 
 def _groups(ids: np.ndarray) -> list[np.ndarray]:

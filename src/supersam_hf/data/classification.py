@@ -1,5 +1,7 @@
 """`load_classification`: from `ImageClassificationArguments` to labelled images."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,13 +10,17 @@ import numpy as np
 from .classification_arguments import ImageClassificationArguments
 from .image_dataset import ImageDataset
 from .image_folder import from_image_folder, is_image_folder
+from .parquet_files import open_split
+from .parquet_source import ParquetSource
+from .ranges import sliced
+from .segmented_parquet import image_cell
 from .shape_classes import shape_classes
-from .splits import open_stored, split_slice, take_slice
-from .streaming import in_memory, open_stream
+from .source import Source
+from .splits import check_local, open_stored, split_slice, take_slice
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import ClassLabel, Dataset
 
 
 __all__ = [
@@ -33,19 +39,14 @@ def load_classification(args: ImageClassificationArguments, part: Literal["train
 
     Args:
         args (`ImageClassificationArguments`): Where the data lies, its columns and labels, and the most images to take
-            (the first ones of each class, as many of every class as can be). With `streaming` they are read as
-            [`stream_classification`] does, and held in memory.
+            (the first ones of each class, as many of every class as can be).
         part (`str`): "train" or "eval".
 
     Raises:
         ValueError: If the source, its split or its columns are not there (saying what is), or an image has no label.
     """
-    if part not in ("train", "eval"):
-        raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
-    training = part == "train"
-    if args.streaming:
-        dataset = in_memory(stream_classification(args, part))
-    elif args.source == "shapes":
+    training = _is_training(part)
+    if args.source == "shapes":
         dataset = _generate(args, training)
     else:
         split, rows = split_slice(args.train_split if training else args.eval_split)
@@ -56,23 +57,60 @@ def load_classification(args: ImageClassificationArguments, part: Literal["train
     return dataset if limit is None else dataset.select(evenly_over_classes(labels, limit))
 
 
-def stream_classification(args: ImageClassificationArguments, part: Literal["train", "eval"]) -> "IterableDataset":
-    """The labelled rows to train or to evaluate on, read as they are needed, images still encoded.
+def stream_classification(
+    args: ImageClassificationArguments, part: Literal["train", "eval"]
+) -> tuple[Source, list[str]]:
+    """The labelled images to train or to evaluate on, read as they are needed, and the names of their classes.
 
     Args:
         args (`ImageClassificationArguments`): As for [`load_classification`], but the most images to take are the
-            first; parquet files or a dataset on the Hub.
+            first; parquet files or a dataset of them on the Hub.
         part (`str`): "train" or "eval".
 
     Raises:
-        ValueError: If the source, its split or its columns are not there, or it cannot be streamed.
+        ValueError: If the source, its split or its columns are not there (saying what is), or it is no parquet.
     """
-    training = part == "train"
-    stream = open_stream(args.source, args.train_split if training else args.eval_split, args.config_name)
-    # Before as well: else renaming a column would decode the images.
-    rows = _name_columns(stream.decode(False), args).decode(False)
-    limit = args.max_train_images if training else args.max_eval_images
-    return rows if limit is None else rows.take(limit)
+    training = _is_training(part)
+    check_local(args.source, config_name=args.config_name, revision=args.revision)
+    split, rows = split_slice(args.train_split if training else args.eval_split)
+    opened = open_split(args.source, split, args.config_name, args.revision)
+    image, label = _columns(opened.features, args)
+    classes = _classes(opened.features[label], args.label_names)
+    convert = LabelledRow(image, label, classes)
+    source = ParquetSource(opened, [image, label], convert, args.shuffle_buffer if training else 0)
+    return sliced(source, rows, args.max_train_images if training else args.max_eval_images), classes.names
+
+
+def _is_training(part: str) -> bool:
+    """Raises `ValueError` for what is no part."""
+    if part not in ("train", "eval"):
+        raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
+    return part == "train"
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """Makes `image`, still encoded, and `label` of a row of a table.
+
+    Args:
+        image (`str`): Column of the images.
+        label (`str`): Column of the labels.
+        classes (`ClassLabel`): What the labels mean.
+    """
+
+    image: str
+    label: str
+    classes: "ClassLabel"
+
+    def __call__(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        value = row[self.label]
+        label = -1 if value is None else self.classes.encode_example(value)
+        if not 0 <= label < self.classes.num_classes:
+            raise ValueError(
+                f"its label is {value}; labels are 0 to {self.classes.num_classes - 1} (-1 or none marks hidden "
+                "labels, as in a test set). Take a labelled split."
+            )
+        return {"image": image_cell(row, self.image), "label": label}
 
 
 def evenly_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
@@ -102,22 +140,17 @@ def read_classification(args: ImageClassificationArguments, split: str) -> "Data
         ValueError: If the source, its split or its columns are not there (saying what is).
     """
     path = Path(args.source)
-    if args.config_name is not None and path.exists():
-        raise ValueError(f"`data.config_name` is for datasets on the Hub; {args.source!r} is a local path.")
+    check_local(args.source, config_name=args.config_name, revision=args.revision)
     if is_image_folder(path):
         return _name_columns(from_image_folder(path, split), args)
-    return _name_columns(open_stored(args.source, split, args.config_name), args)
+    return _name_columns(open_stored(args.source, split, args.config_name, args.revision), args)
 
 
-def _name_columns(dataset: Any, args: ImageClassificationArguments) -> Any:
-    """The columns of images and labels of a dataset or a stream alone, called `image` and `label`."""
-    from datasets import ClassLabel, Image
+def _name_columns(dataset: "Dataset", args: ImageClassificationArguments) -> "Dataset":
+    """The columns of images and labels alone, called `image` and `label`."""
+    from datasets import Image
 
-    image = args.image_column or _only_column(dataset, Image, "image_column")
-    label = args.label_column or _only_column(dataset, ClassLabel, "label_column")
-    for name, field in ((image, "image_column"), (label, "label_column")):
-        if name not in dataset.column_names:
-            raise ValueError(f"`data.{field}` {name!r} is not a column; the columns are {dataset.column_names}.")
+    image, label = _columns(dataset.features, args)
     dataset = dataset.select_columns([image, label])
     renamed = {old: new for old, new in ((image, "image"), (label, "label")) if old != new}
     dataset = dataset.rename_columns(renamed) if renamed else dataset
@@ -126,36 +159,58 @@ def _name_columns(dataset: Any, args: ImageClassificationArguments) -> Any:
     return _name_labels(dataset, args.label_names)
 
 
-def _only_column(dataset: Any, feature: type, field: str) -> str:
+def _columns(features: Mapping[str, Any], args: ImageClassificationArguments) -> tuple[str, str]:
+    """The columns of images and of labels."""
+    from datasets import ClassLabel, Image
+
+    image = args.image_column or _only_column(features, Image, "image_column")
+    label = args.label_column or _only_column(features, ClassLabel, "label_column")
+    for name, field in ((image, "image_column"), (label, "label_column")):
+        if name not in features:
+            raise ValueError(f"`data.{field}` {name!r} is not a column; the columns are {list(features)}.")
+    return image, label
+
+
+def _only_column(features: Mapping[str, Any], kind: type, field: str) -> str:
     """The one column of a kind of feature."""
-    found = [name for name, column in dataset.features.items() if isinstance(column, feature)]
+    found = [name for name, column in features.items() if isinstance(column, kind)]
     if len(found) != 1:
         raise ValueError(
-            f"The dataset has {len(found)} columns of kind {feature.__name__} {found or ''}; name the one to take as "
-            f"`data.{field}`. Its columns are {dataset.column_names}."
+            f"The dataset has {len(found)} columns of kind {kind.__name__} {found or ''}; name the one to take as "
+            f"`data.{field}`. Its columns are {list(features)}."
         )
     return found[0]
 
 
-def _name_labels(dataset: Any, names: list[str] | None) -> Any:
+def _name_labels(dataset: "Dataset", names: list[str] | None) -> "Dataset":
     """Labels as a `ClassLabel` of these names, or of the dataset's own."""
     from datasets import ClassLabel, Value
 
     labels = dataset.features["label"]
+    classes = _classes(labels, names)
+    if names is None:
+        return dataset
+    plain = Value("int64") if isinstance(labels, ClassLabel) else labels
+    try:
+        return dataset.cast_column("label", plain).cast_column("label", classes)
+    except ValueError as error:
+        raise ValueError(f"`data.label_names` does not name every label of the dataset: {error}") from error
+
+
+def _classes(labels: Any, names: list[str] | None) -> "ClassLabel":
+    """What labels mean, by these names or by the dataset's own."""
+    from datasets import ClassLabel
+
     if names is None:
         if not isinstance(labels, ClassLabel):
             raise ValueError(
                 f"The labels are of type {labels}, not ClassLabel; say what they mean by `data.label_names`, the "
                 "names of the classes in the order of their labels."
             )
-        return dataset
+        return labels
     if isinstance(labels, ClassLabel) and labels.num_classes != len(names):
         raise ValueError(f"`data.label_names` has {len(names)} names; the dataset has {labels.num_classes} classes.")
-    plain = Value("int64") if isinstance(labels, ClassLabel) else labels
-    try:
-        return dataset.cast_column("label", plain).cast_column("label", ClassLabel(names=names))
-    except ValueError as error:
-        raise ValueError(f"`data.label_names` does not name every label of the dataset: {error}") from error
+    return ClassLabel(names=names)
 
 
 def checked_labels(dataset: "Dataset", advice: str) -> np.ndarray:

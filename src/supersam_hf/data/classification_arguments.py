@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .arguments import check_streamed
+from .arguments import OnError
 
 
 @dataclass
@@ -18,6 +18,8 @@ class ImageClassificationArguments:
     Hub."""
     config_name: str | None = None
     """Configuration of a dataset on the Hub that has several."""
+    revision: str | None = None
+    """Branch, tag or commit of a dataset on the Hub; none for its main branch."""
     train_split: str = "train"
     """Split to train on; a slice such as "train[:90%]" is understood."""
     eval_split: str = "validation"
@@ -36,12 +38,13 @@ class ImageClassificationArguments:
     """Use only so many training images, taken evenly from all classes; none for all."""
     max_eval_images: int | None = None
     """Use only so many evaluation images, taken evenly from all classes; none for all."""
+    on_error: OnError = "raise"
+    """What an image that cannot be read does: end the run ("raise"), or be left out, counted and listed ("skip")."""
     streaming: bool = False
-    """Read parquet files or a dataset on the Hub as they are needed, nothing downloaded beforehand. The first
-    `holdout_images` are held out, the evaluation split is held in memory, `max_*_images` take the first rows: store
-    the images in random order."""
+    """Read parquet files, here or on the Hub, as they are needed, nothing downloaded beforehand. The first
+    `holdout_images` are held out and `max_*_images` take the first rows: store the images in random order."""
     shuffle_buffer: int = 1000
-    """With `streaming`, training images are drawn from a buffer of so many, in memory as they are stored."""
+    """With `streaming`, training images are shuffled within blocks of so many that lie together."""
     min_scale: float = 0.08
     """Smallest share of an image's area that a random crop in training keeps; 1 for no random crop."""
     flip: bool = True
@@ -82,8 +85,8 @@ class ImageClassificationArguments:
             value = vars(self)[name]
             if value is not None and value < minimum:
                 raise ValueError(f"`data.{name}` must be at least {minimum}, got {value}.")
-        if self.streaming:
-            check_streamed(self.source, self.train_split, self.eval_split)
+        if self.streaming and self.source == "shapes":
+            raise ValueError("`data.streaming` is for stored images; the shapes are generated in memory.")
         between = {"color_jitter": (0, 1), "random_erasing": (0, 1), "rand_augment_magnitude": (1, 9)}
         for name, (low, high) in between.items():
             # "not" around it, so that NaN is refused too
@@ -91,5 +94,7 @@ class ImageClassificationArguments:
                 raise ValueError(f"`data.{name}` must be between {low} and {high}, got {vars(self)[name]}.")
         if not 0 < self.min_scale <= 1:
             raise ValueError(f"`data.min_scale` must be above 0 and at most 1, got {self.min_scale}.")
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"`data.on_error` must be 'raise' or 'skip', got {self.on_error!r}.")
         if self.label_names is not None and len(set(self.label_names)) != len(self.label_names):
             raise ValueError("`data.label_names` names a class twice; each name must be unique.")

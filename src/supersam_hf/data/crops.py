@@ -76,6 +76,19 @@ def visible_masks(
     Returns:
         `numpy.ndarray`: Boolean masks (n, crop height, crop width), n <= `limit`, in the order of the objects.
     """
+    found = masks_within(objects, crop, min_area, limit, rng)
+    masks = [found[index] for index in sorted(found)]
+    return np.stack(masks) if masks else np.zeros((0, crop.height, crop.width), dtype=bool)
+
+
+def masks_within(
+    objects: dict[str, list],
+    crop: Crop,
+    min_area: int = 1,
+    limit: int | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict[int, np.ndarray]:
+    """Masks cut to a crop by the number of their object; arguments as of [`visible_masks`], `None` for all objects."""
     candidates = [i for i in range(len(objects["area"])) if _may_show(objects, i, crop, min_area)]
     found: dict[int, np.ndarray] = {}
     for index in candidates if rng is None else rng.permutation(candidates).astype(int).tolist():
@@ -84,8 +97,7 @@ def visible_masks(
             found[index] = mask
         if len(found) == limit:
             break
-    masks = [found[index] for index in sorted(found)]
-    return np.stack(masks) if masks else np.zeros((0, crop.height, crop.width), dtype=bool)
+    return found
 
 
 def _may_show(objects: dict[str, Any], index: int, crop: Crop, min_area: int) -> bool:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from .arguments import DataArguments
-from .cache import SampleCache
 from .canonical import check_mask_size, to_rgb
 from .crops import (
     Crop,
@@ -22,8 +21,10 @@ from .crops import (
     whole_image,
 )
 from .prompts import box_prompts, point_prompts
+from .rows import Rows, TableRows
+from .samples import Samples
+from .skipped import SkipLog
 from .targets import area_averaged_masks, nearest_masks
-from .unreadable import read_row
 
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ CACHE_BYTES = 2 * 1024**3
 PADDING_LABEL = -10
 
 
-class PromptSamples:
+class PromptSamples(Samples):
     """How a canonical example becomes image, prompts and masks, one prompt an object.
 
     A sample is a dict of tensors; S is the side of the model's input, K = `args.max_objects`:
@@ -57,18 +58,29 @@ class PromptSamples:
     object comes once (a seeded subset of more than K) and the slots left over are padding.
 
     Args:
+        rows ([`Rows`]): Canonical examples.
         image_processor (`SamImageProcessorPil`): Image processor of the model; its size is S.
         args (`DataArguments`): Prompts, crops, limits and seed.
         training (`bool`): Random crops, flips and prompts anew each epoch, or fixed ones.
+        skip_log ([`SkipLog`], *optional*): Where to list examples that cannot be read, with `args.on_error: skip`.
 
     Raises:
         ValueError: If the processor does not pad to squares of its size.
     """
 
-    def __init__(self, image_processor: "SamImageProcessorPil", args: DataArguments, *, training: bool) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        image_processor: "SamImageProcessorPil",
+        args: DataArguments,
+        *,
+        training: bool,
+        skip_log: SkipLog | None = None,
+    ) -> None:
+        options: dict[str, Any] = {"on_error": args.on_error, "cache_bytes": CACHE_BYTES, "skip_log": skip_log}
+        super().__init__(rows, training=training, **options)
         self.image_processor = image_processor
         self.args = args
-        self.training = training
         self.side = int(image_processor.size["longest_edge"])
         padded = image_processor.pad_size
         if (padded["height"], padded["width"]) != (self.side, self.side):
@@ -79,16 +91,27 @@ class PromptSamples:
         self.mask_stride = self.side // int(image_processor.mask_size["longest_edge"])
 
     def sample(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, torch.Tensor]:
-        """The sample of a canonical example, number `index` of an epoch, that shows an object (see [`shows`])."""
+        """The sample of a canonical example, number `index` of an epoch; in training it shows an object."""
         rng = np.random.default_rng([self.args.seed, epoch, index])
         image, objects = to_rgb(row["image"]), row["objects"]
-        check_mask_size(image_size(objects), (image.height, image.width), row["image_id"])
-        crop, masks = self._choose(objects, rng)
+        size = image.height, image.width
+        if objects["segmentation"]:
+            check_mask_size(image_size(objects), size, row["image_id"])
+        crop, masks = self._choose(objects, size, rng)
         image = image.crop(crop.corners)
         if self.training:
             image, masks = self._flip(image, masks, rng)
             masks = masks[self._fill(len(masks), rng)]
         return self._tensors(image, masks, rng) | {"image_index": torch.tensor(index)}
+
+    def blank(self, index: int) -> dict[str, torch.Tensor]:
+        """A black image without an object."""
+        image, masks = Image.new("RGB", (self.side, self.side)), np.zeros((0, self.side, self.side), dtype=bool)
+        return self._tensors(image, masks, np.random.default_rng(0)) | {"image_index": torch.tensor(index)}
+
+    def keeps(self, row: dict[str, Any]) -> bool:
+        """Whether a row shows an object (see [`shows`])."""
+        return self.shows(row["objects"])
 
     def shows(self, objects: dict[str, list]) -> bool:
         """Whether an object of `args.min_area` is to be seen, told from the run lengths without opening the image."""
@@ -99,20 +122,22 @@ class PromptSamples:
         crop = central_crop(image_size(objects), self.args.crop_eval)
         return len(visible_masks(objects, crop, self.args.min_area, limit=1)) > 0
 
-    def _choose(self, objects: dict[str, list], rng: np.random.Generator) -> tuple[Crop, np.ndarray]:
-        """A crop that shows an object, and the masks (n, height, width) of at most K objects in it."""
-        for crop in self._crops(objects, rng):
+    def _choose(
+        self, objects: dict[str, list], size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[Crop, np.ndarray]:
+        """The first crop that shows an object, else the last, and the masks (n, height, width) of at most K in it."""
+        for crop in self._crops(objects, size, rng):
             masks = visible_masks(objects, crop, self.args.min_area, self.args.max_objects, rng)
             if len(masks):
                 break
         return crop, masks
 
-    def _crops(self, objects: dict[str, list], rng: np.random.Generator) -> Iterator[Crop]:
-        """Crops to try in turn; the last one, the whole image, is known to show an object."""
-        size = image_size(objects)
-        if not self.training and self.args.crop_eval is not None:
-            yield central_crop(size, self.args.crop_eval)
-        if self.training and self.args.crop_train is not None:
+    def _crops(self, objects: dict[str, list], size: tuple[int, int], rng: np.random.Generator) -> Iterator[Crop]:
+        """Crops to try in turn; in training the last one, the whole image, is known to show an object."""
+        if not self.training:
+            yield whole_image(size) if self.args.crop_eval is None else central_crop(size, self.args.crop_eval)
+            return
+        if self.args.crop_train is not None:
             for _ in range(CROP_ATTEMPTS):
                 crop = random_crop(size, self.args.crop_train, rng)
                 yield crop
@@ -161,7 +186,7 @@ class PromptSamples:
         return torch.from_numpy(padded)
 
 
-class PromptDataset(PromptSamples, torch.utils.data.Dataset):
+class PromptDataset(PromptSamples):
     """Prompted samples of a canonical dataset by index.
 
     Args:
@@ -170,34 +195,24 @@ class PromptDataset(PromptSamples, torch.utils.data.Dataset):
         image_processor (`SamImageProcessorPil`): Image processor of the model.
         args (`DataArguments`): Prompts, crops, limits and seed.
         training (`bool`): Random crops, flips and prompts anew each epoch, or fixed ones.
+        skip_log ([`SkipLog`], *optional*): Where to list examples that cannot be read, with `args.on_error: skip`.
 
     Raises:
         ValueError: If no image has an object, or the processor does not pad to squares of its size.
     """
 
     def __init__(
-        self, dataset: "Dataset", image_processor: "SamImageProcessorPil", args: DataArguments, *, training: bool
+        self,
+        dataset: "Dataset",
+        image_processor: "SamImageProcessorPil",
+        args: DataArguments,
+        *,
+        training: bool,
+        skip_log: SkipLog | None = None,
     ) -> None:
-        super().__init__(image_processor, args, training=training)
+        super().__init__(TableRows(dataset, training), image_processor, args, training=training, skip_log=skip_log)
         self.dataset = self._with_objects(dataset)
-        self._cache = SampleCache(CACHE_BYTES)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always.
-
-        Raises:
-            ValueError: If the image cannot be read, naming its row and file.
-        """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.training:
-            return self._at(epoch, index)
-        return self._cache.get(index, lambda: self._at(0, index))
-
-    def _at(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        return self.sample(read_row(self.dataset, index, training=self.training), epoch, index)
+        self.rows = TableRows(self.dataset, training)
 
     def _with_objects(self, dataset: "Dataset") -> "Dataset":
         """The images that show an object."""

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .parquet import stored_bytes
-
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -42,6 +40,7 @@ def dataset_card(
     dataset: "DatasetDict",
     task: Task,
     *,
+    sizes: dict[str, int],
     name: str,
     made: str,
     files_size: int,
@@ -53,6 +52,7 @@ def dataset_card(
     Args:
         dataset (`datasets.DatasetDict`): With canonical columns, or `image` and `label`.
         task (`str`): "segmentation" or "classification".
+        sizes (`dict`): Bytes of each split in memory.
         name (`str`): Under which it is loaded: its id on the Hub, or its folder.
         made (`str`): What it was made from, and how, in sentences.
         files_size (`int`): Size of the parquet files, bytes.
@@ -70,7 +70,7 @@ def dataset_card(
     )
     splits, features = SplitDict(), next(iter(dataset.values())).features
     for split, rows in dataset.items():
-        splits.add(SplitInfo(name=str(split), num_bytes=stored_bytes(rows), num_examples=rows.num_rows))
+        splits.add(SplitInfo(name=str(split), num_bytes=sizes[str(split)], num_examples=rows.num_rows))
     size = sum(split.num_bytes for split in splits.values())
     info = DatasetInfo(features=features, splits=splits, download_size=files_size, dataset_size=size)
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 
 from .augment import ColorAugmentation, random_erasing, random_resized_crop
-from .cache import SampleCache
 from .canonical import to_rgb
 from .classification_arguments import ImageClassificationArguments
-from .unreadable import read_row
+from .rows import Rows, TableRows
+from .samples import Samples
+from .skipped import SkipLog
 
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1024**3
 
 
-class ImageSamples:
+class ImageSamples(Samples):
     """How a labelled image becomes what a classifier takes.
 
     A sample is a dict of `pixel_values` float32 (3, S, S) and `labels` int64 (), S the side of the processor's images.
@@ -29,10 +30,12 @@ class ImageSamples:
     and centre crop. Both rescaled and normalised by the processor.
 
     Args:
+        rows ([`Rows`]): Images and labels.
         image_processor (`BaseImageProcessor`): Image processor of the model, as `ViTImageProcessor`.
         args (`ImageClassificationArguments`): Augmentation and seed.
         label_names (`list[str]`): Names of the classes in the order of their labels.
         training (`bool`): Random changes anew each epoch, or none.
+        skip_log ([`SkipLog`], *optional*): Where to list images that cannot be read, with `args.on_error: skip`.
 
     Raises:
         ValueError: If the processor's images are not squares of one size, or kornia is needed and missing.
@@ -40,23 +43,26 @@ class ImageSamples:
 
     def __init__(
         self,
+        rows: Rows,
         image_processor: "BaseImageProcessor",
         args: ImageClassificationArguments,
         label_names: list[str],
         *,
         training: bool,
+        skip_log: SkipLog | None = None,
     ) -> None:
+        options: dict[str, Any] = {"on_error": args.on_error, "cache_bytes": CACHE_BYTES, "skip_log": skip_log}
+        super().__init__(rows, training=training, **options)
         self.image_processor: Any = image_processor
         self.args = args
         self.label_names = label_names
-        self.training = training
         self.side = processor_side(image_processor)
         recolors = training and (args.rand_augment or args.color_jitter > 0)
         self._recolor = ColorAugmentation(args) if recolors else None
 
-    def sample(self, image: Image.Image, label: int, epoch: int, index: int) -> dict[str, torch.Tensor]:
+    def sample(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, torch.Tensor]:
         """The sample of a labelled image, number `index` of an epoch."""
-        image, labels = to_rgb(image), torch.tensor(label)
+        image, labels = to_rgb(row["image"]), torch.tensor(row["label"])
         if not self.training:
             return {"pixel_values": self._tensor(image), "labels": labels}
         rng = np.random.default_rng([self.args.seed, epoch, index])
@@ -70,11 +76,16 @@ class ImageSamples:
             pixel_values = random_erasing(pixel_values, rng)
         return {"pixel_values": pixel_values, "labels": labels}
 
+    def blank(self, index: int) -> dict[str, torch.Tensor]:
+        """A black image whose label, -1, is none."""
+        pixel_values = self._tensor(Image.new("RGB", (self.side, self.side)))
+        return {"pixel_values": pixel_values, "labels": torch.tensor(-1)}
+
     def _tensor(self, image: Image.Image, **steps: bool) -> torch.Tensor:
         return self.image_processor(image, return_tensors="pt", **steps)["pixel_values"][0]
 
 
-class ImageDataset(ImageSamples, torch.utils.data.Dataset):
+class ImageDataset(ImageSamples):
     """Samples of a dataset of labelled images by index.
 
     Args:
@@ -82,6 +93,7 @@ class ImageDataset(ImageSamples, torch.utils.data.Dataset):
         image_processor (`BaseImageProcessor`): Image processor of the model, as `ViTImageProcessor`.
         args (`ImageClassificationArguments`): Augmentation and seed.
         training (`bool`): Random changes anew each epoch, or none.
+        skip_log ([`SkipLog`], *optional*): Where to list images that cannot be read, with `args.on_error: skip`.
 
     Raises:
         ValueError: If the processor's images are not squares of one size, the columns are others, or kornia is needed
@@ -95,30 +107,14 @@ class ImageDataset(ImageSamples, torch.utils.data.Dataset):
         args: ImageClassificationArguments,
         *,
         training: bool,
+        skip_log: SkipLog | None = None,
     ) -> None:
         if not {"image", "label"} <= set(dataset.column_names):
             raise ValueError(f"`dataset` has columns {dataset.column_names}; it needs 'image' and 'label'.")
-        super().__init__(image_processor, args, dataset.features["label"].names, training=training)
+        names = dataset.features["label"].names
+        rows = TableRows(dataset, training)
+        super().__init__(rows, image_processor, args, names, training=training, skip_log=skip_log)
         self.dataset = dataset
-        self._cache = SampleCache(CACHE_BYTES)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """The sample of an index (epoch 0), or of (epoch, index); evaluation samples are those of epoch 0 always.
-
-        Raises:
-            ValueError: If the image cannot be read, naming its row and file.
-        """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.training:
-            return self._at(epoch, index)
-        return self._cache.get(index, lambda: self._at(0, index))
-
-    def _at(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        row = read_row(self.dataset, index, training=self.training)
-        return self.sample(row["image"], row["label"], epoch, index)
 
 
 def processor_side(image_processor: "BaseImageProcessor") -> int:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .files import IMAGE_SUFFIXES
-from .splits import resolve_split
+from .layouts.listed import IMAGE_SUFFIXES
+from .splits import ONLY_SPLIT, SEVERAL_PARTS, resolve_split
 
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def from_image_folder(path: str | Path, split: str = "train") -> "Dataset":
 
     path = Path(path)
     splits = _split_folders(path)
-    where = f"{path} (one of it can be cut as train[:90%] and train[90%:])"
-    folder = splits[resolve_split(split, list(splits), where)]
+    folder = splits[resolve_split(split, list(splits), f"{path} ({SEVERAL_PARTS})")]
     names = sorted({child.name for root in splits.values() for child in _class_folders(root)})
     if len(names) < 2:
         raise ValueError(f"{path} has only one folder of images, {names}; the layout needs a folder for each class.")
@@ -56,7 +55,7 @@ def _split_folders(path: Path) -> dict[str, Path]:
     splits = {child.name: child for child in _folders(path) if _class_folders(child)}
     if splits:
         return splits
-    return {"train": path} if _class_folders(path) else {}
+    return {ONLY_SPLIT: path} if _class_folders(path) else {}
 
 
 def _class_folders(path: Path) -> list[Path]:

@@ -1,66 +1,112 @@
-"""`load_source`: from `DataArguments` to a canonical dataset."""
+"""From `DataArguments` to canonical examples: a dataset that is converted once, or a source that is read as needed."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from .arguments import DataArguments, SourceFormat
-from .files import from_coco, from_folder
+from .arguments import DataArguments, FileLayout, SourceFormat
+from .convert import convert, without_unreadable
+from .layouts import LOOKED_FOR, StackSource, find_layout, open_layout
+from .ranges import sliced
+from .segmented_parquet import segmented_parquet
 from .shapes import shapes
-from .splits import is_saved, open_stored, resolve_split, split_slice, stored_splits, take_slice
-from .streaming import in_memory, open_stream
-from .tables import canonical_stream, from_canonical, from_instances
+from .shaping import Mapped, Patches, components, merged
+from .skipped import SkipLog, report_skipped
+from .source import Source
+from .splits import check_local, is_saved, open_stored, split_slice, take_slice
+from .tables import TableSource
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
 
-LOOKED_FOR = (
-    "annotations/instances_*.json (coco), images/ and masks/, here or in a folder a split (folder), "
+Part = Literal["train", "eval"]
+FILE_LAYOUTS = get_args(FileLayout)
+STORED = (
     "*.parquet with columns `image` and `instances` or `objects` (instances, canonical), a folder of `save_to_disk`"
 )
 
 
-def load_source(args: DataArguments, part: Literal["train", "eval"]) -> "Dataset":
+def load_source(args: DataArguments, part: Part, skip_log: SkipLog | None = None) -> "Dataset":
     """The canonical dataset to train or to evaluate on.
 
     Args:
-        args (`DataArguments`): Where the data lies; `train_split` or `eval_split`, and the most images to take. With
-            `streaming` these are read as [`stream_source`] does, and held in memory.
+        args (`DataArguments`): Where the data lies; `train_split` or `eval_split`, and the most images (patches, where
+            they are cut) to take. What `streaming` says is left aside.
         part (`str`): "train" or "eval".
+        skip_log ([`SkipLog`], *optional*): Where to list what cannot be read, with `on_error: skip`.
 
     Raises:
-        ValueError: If the source, its split, its columns or its masks are not there (saying what is).
+        ValueError: If the source, its split, its columns or its masks are not there (saying what is), an example
+            cannot be read, or none can.
     """
-    if part not in ("train", "eval"):
-        raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
-    training = part == "train"
-    if args.streaming:
-        return in_memory(stream_source(args, part))
-    if "shapes" in (args.source, args.format):
-        dataset = _scenes(args, training)
+    wanted = Wanted.of(args, part)
+    layout = layout_of(args)
+    if layout == "shapes":
+        scenes = _scenes(args, part == "train")
+        if args.patch_size is None and not args.merge_objects:
+            rows = take_slice(scenes, wanted.rows)
+            return rows if wanted.limit is None else rows.select(range(min(wanted.limit, len(rows))))
+        source: Source = TableSource(scenes, "canonical", "shapes")
+    elif layout in FILE_LAYOUTS:
+        source = open_layout(Path(args.source), layout, wanted.split)  # type: ignore[arg-type]
     else:
-        split, rows = split_slice(args.train_split if training else args.eval_split)
-        dataset = take_slice(_read(args, split), rows)
-    limit = args.max_train_images if training else args.max_eval_images
-    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+        source = TableSource(
+            open_stored(args.source, wanted.split, args.config_name, args.revision), layout, args.source
+        )
+    shaped = _shaped(source, args, wanted)
+    if args.on_error == "raise":
+        return convert(shaped, skip=False)
+    dataset = convert(shaped, skip=True)
+    kept, skipped = without_unreadable(dataset)
+    report_skipped(skipped, len(dataset), part, skip_log)
+    if not len(kept):
+        raise ValueError(f"None of the {len(dataset)} {part} examples of {args.source!r} can be read.")
+    return kept
 
 
-def stream_source(args: DataArguments, part: Literal["train", "eval"]) -> "IterableDataset":
-    """The canonical rows to train or to evaluate on, read as they are needed, images still encoded.
+def open_source(args: DataArguments, part: Part) -> Source:
+    """The same examples as those of [`load_source`], broken ones among them, read as they are needed.
 
     Args:
-        args (`DataArguments`): As for [`load_source`]; parquet files or a dataset on the Hub.
+        args (`DataArguments`): As of [`load_source`]; files, or parquet here or on the Hub.
         part (`str`): "train" or "eval".
 
     Raises:
-        ValueError: If the source, its split or its columns are not there, or it cannot be streamed.
+        ValueError: If the source, its split or its columns are not there, or it cannot be read in this way.
     """
-    training = part == "train"
-    stream = open_stream(args.source, args.train_split if training else args.eval_split)
-    rows = canonical_stream(stream, args.format)
-    limit = args.max_train_images if training else args.max_eval_images
-    return rows if limit is None else rows.take(limit)
+    wanted = Wanted.of(args, part)
+    layout = layout_of(args)
+    if layout in FILE_LAYOUTS:
+        source = open_layout(Path(args.source), layout, wanted.split)  # type: ignore[arg-type]
+    else:
+        source = segmented_parquet(args, wanted.split)
+    return _shaped(source, args, wanted)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows of a source are wanted.
+
+    Args:
+        split (`str`): Name of the split.
+        rows (`str`): Slice of it, "" for all of it.
+        limit (`int`, *optional*): Most rows.
+    """
+
+    split: str
+    rows: str
+    limit: int | None
+
+    @classmethod
+    def of(cls, args: DataArguments, part: Part) -> "Wanted":
+        """What the arguments say of a part."""
+        if part not in get_args(Part):
+            raise ValueError(f"`part` must be 'train' or 'eval', got {part!r}.")
+        if part == "train":
+            return cls(*split_slice(args.train_split), args.max_train_images)
+        return cls(*split_slice(args.eval_split), args.max_eval_images)
 
 
 def find_format(source: str) -> SourceFormat:
@@ -70,65 +116,38 @@ def find_format(source: str) -> SourceFormat:
         ValueError: If a local folder has none of the known layouts (listing what was looked for).
     """
     path = Path(source)
-    if not path.is_dir() or is_saved(path):
+    if not path.exists() or is_saved(path):
         return "auto"
-    layout = mask_layout(path)
-    if layout is None and not any(path.rglob("*.parquet")):
-        raise ValueError(f"`data.source` {source!r} has none of the known layouts; looked for: {LOOKED_FOR}.")
+    layout = find_layout(path)
+    if layout is None and path.is_dir() and not any(path.rglob("*.parquet")):
+        raise ValueError(
+            f"`data.source` {source!r} has none of the known layouts; looked for: {LOOKED_FOR}, {STORED}."
+        )
     return layout or "auto"
 
 
-def mask_layout(path: Path) -> Literal["coco", "folder"] | None:
-    """The layout of a folder of image and mask files; None where it is none."""
-    if any((path / "annotations").glob("instances_*.json")):
-        return "coco"
-    return "folder" if path.is_dir() and _folder_splits(path) else None
-
-
-def source_splits(source: str, layout: SourceFormat) -> list[str]:
-    """The names of the splits of a source of segmented images, as it names them.
+def layout_of(args: DataArguments) -> SourceFormat:
+    """The layout that the arguments name or, with "auto", that lies there.
 
     Raises:
-        ValueError: If nothing is there, or no folder where the layout needs one.
+        ValueError: If a local folder has none of the known layouts, or is given what only the Hub has.
     """
-    path = Path(source)
-    layout = find_format(source) if layout == "auto" else layout
-    _check_folder(path, layout)
-    if layout == "coco":
-        return [
-            file.stem.removeprefix("instances_") for file in sorted((path / "annotations").glob("instances_*.json"))
-        ]
-    return list(_folder_splits(path)) if layout == "folder" else stored_splits(source)
+    check_local(args.source, config_name=args.config_name, revision=args.revision)
+    if "shapes" in (args.source, args.format):
+        return "shapes"
+    return find_format(args.source) if args.format == "auto" else args.format
 
 
-def _read(args: DataArguments, split: str) -> "Dataset":
-    layout = find_format(args.source) if args.format == "auto" else args.format
-    _check_folder(Path(args.source), layout)
-    if layout == "coco":
-        return from_coco(args.source, split)
-    if layout == "folder":
-        return from_folder(_split_folder(Path(args.source), split))
-    stored = open_stored(args.source, split)
-    if layout == "canonical" or (layout == "auto" and "objects" in stored.column_names):
-        return from_canonical(stored)
-    return from_instances(stored)
-
-
-def _check_folder(path: Path, layout: SourceFormat) -> None:
-    if layout in ("coco", "folder") and not path.is_dir():
-        raise ValueError(f"`data.source` {str(path)!r} is not a folder; `data.format: {layout}` needs one.")
-
-
-def _folder_splits(path: Path) -> dict[str, Path]:
-    """Folders of images and masks by split; one without split folders is the training split."""
-    if (path / "images").is_dir():
-        return {"train": path}
-    return {p.name: p for p in sorted(path.iterdir()) if (p / "images").is_dir()}
-
-
-def _split_folder(path: Path, split: str) -> Path:
-    splits = _folder_splits(path)
-    return splits[resolve_split(split, list(splits), f"{path} (one of it can be cut as train[:90%] and train[90%:])")]
+def _shaped(source: Source, args: DataArguments, wanted: Wanted) -> Source:
+    """The wanted examples of a split, cut and merged as the arguments say."""
+    connected = isinstance(source, StackSource)
+    if args.patch_size is not None:
+        source = Patches(source, args.patch_size)
+    if args.merge_objects:
+        source = Mapped(source, merged)
+    elif connected:  # after the cut: what a border divides are two objects
+        source = Mapped(source, components)
+    return sliced(source, wanted.rows, wanted.limit)
 
 
 def _scenes(args: DataArguments, training: bool) -> "Dataset":

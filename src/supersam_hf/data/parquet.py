@@ -21,8 +21,8 @@ def stored_bytes(dataset: "Dataset") -> int:
     return total
 
 
-def write_parquet(rows: "Dataset", folder: Path, split: str, max_shard_size: str) -> None:
-    """Files of a split, named as on the Hub, the bytes of image files embedded.
+def write_parquet(rows: "Dataset", folder: Path, split: str, max_shard_size: str) -> int:
+    """Files of a split, named as on the Hub, the bytes of image files embedded; returns their bytes in memory.
 
     Args:
         rows (`datasets.Dataset`): The split.
@@ -33,10 +33,12 @@ def write_parquet(rows: "Dataset", folder: Path, split: str, max_shard_size: str
     from datasets.table import embed_table_storage
     from datasets.utils.py_utils import convert_file_size_to_int
 
-    wanted = stored_bytes(rows) // convert_file_size_to_int(max_shard_size) + 1
+    size = stored_bytes(rows)
+    wanted = size // convert_file_size_to_int(max_shard_size) + 1
     count = max(1, min(wanted, len(rows)))
     for index in range(count):
         shard = rows.shard(num_shards=count, index=index, contiguous=True).with_format("arrow")
         desc = f"{split} {index + 1} of {count}"
         embedded = shard.map(embed_table_storage, batched=True, keep_in_memory=True, desc=desc)
         embedded.with_format(None).to_parquet(folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
+    return size

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from .arguments import DataArguments, SourceFormat
+from ..files import check_empty
+from .arguments import DataArguments, OnError, SourceFormat
 from .classification import checked_labels, read_classification
 from .classification_arguments import ImageClassificationArguments
 from .dataset_card import Task, dataset_card, made_by, recipe_line
 from .image_folder import ORDER_SEED, image_folder_splits, is_image_folder
-from .load import find_format, load_source, mask_layout, source_splits
+from .layouts import find_layout, layout_splits
+from .load import FILE_LAYOUTS, find_format, load_source
 from .parquet import write_parquet
-from .splits import VALIDATION_NAMES, is_saved, open_stored, stored_splits
-from .streaming import open_stream
-from .tables import from_canonical, from_instances
+from .skipped import SkipLog
+from .splits import VALIDATION_NAMES, check_local, is_saved, stored_splits
 
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ Layout = SourceFormat | Literal["image folder", "columns"]
 MASKS = "Masks are kept to the pixel, as COCO compressed run lengths; boxes and areas are taken from them."
 MADE_FROM = {
     "coco": f"images and annotations in COCO's layout. {MASKS} Crowd annotations are left out.",
+    "sa1b": f"images and annotations in SA-1B's layout. {MASKS}",
+    "ade20k": f"images with a map of classes each; each class that is to be seen is one mask. {MASKS}",
+    "ade20k_instances": f"images with the instances of ADE20K. {MASKS}",
+    "stacks": f"TIFF stacks of slices and of their masks; connected parts of a mask are objects. {MASKS}",
     "folder": f"a folder of images and a folder of their masks. {MASKS}",
     "instances": f"images with a map of object ids each. {MASKS}",
     "canonical": f"images with the run lengths or polygons of their objects. {MASKS}",
@@ -53,6 +58,7 @@ class PrepareArguments:
         max_shard_size (`str`, *optional*, defaults to `"500MB"`): Most of a parquet file, in memory: a whole number
             of KB, MB, GB, TB, or KiB, MiB, GiB, TiB.
         config_name (`str`, *optional*): Configuration of a dataset on the Hub that has several.
+        patch_size, merge_objects, on_error (*optional*): As in `DataArguments`, of a source with masks.
         image_column, label_column, label_names (*optional*): As in `ImageClassificationArguments`, of labelled images.
         license (`str`, *optional*): The Hub's id of the license, for the card.
 
@@ -66,6 +72,9 @@ class PrepareArguments:
     splits: list[str] | None = None
     max_shard_size: str = "500MB"
     config_name: str | None = None
+    patch_size: int | None = None
+    merge_objects: bool = False
+    on_error: OnError = "raise"
     image_column: str | None = None
     label_column: str | None = None
     label_names: list[str] | None = None
@@ -80,8 +89,9 @@ class PrepareArguments:
             raise ValueError(f"`format` {self.format!r} is for sources with masks; `task` is classification.")
         if self.task == "segmentation":
             self.check_segmentation()
-        if self.config_name is not None and os.path.exists(self.source):
-            raise ValueError(f"`config_name` is for datasets on the Hub; {self.source!r} is a local path.")
+        if self.task == "classification":
+            self.check_classification()
+        check_local(self.source, section="", config_name=self.config_name)
         if re.fullmatch(r"[1-9]\d* ?[KMGT]i?B", self.max_shard_size) is None:
             raise ValueError(
                 "`max_shard_size` must be a whole number of KB, MB, GB or TB (or KiB, ...) such as 500MB, got "
@@ -97,6 +107,13 @@ class PrepareArguments:
                 f"`{given[0]}` is for labelled images; this is segmentation, whose columns are `image` and "
                 "`instances` or `objects`. Leave it out, or choose `task` classification."
             )
+
+    def check_classification(self) -> None:
+        """Raises `ValueError` where an argument is given that labelled images have no use for."""
+        unused = {"patch_size": None, "merge_objects": False, "on_error": "raise"}
+        given = [name for name, default in unused.items() if vars(self)[name] != default]
+        if given:
+            raise ValueError(f"`{given[0]}` is for sources with masks; these are labelled images. Leave it out.")
 
     def recipe(self, output_dir: str | Path) -> str:
         """What stands for these arguments and, of a local source, for its files as they are now."""
@@ -132,14 +149,18 @@ def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = N
     task, layout = find_task(args)
     if task == "segmentation":
         args.check_segmentation()
-    dataset = read_splits(args, task, layout)
+    else:
+        args.check_classification()
+    dataset = read_splits(args, task, layout, skip_log_of(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         written = Path(scratch) / "dataset"
         (written / "data").mkdir(parents=True)
-        for split, rows in dataset.items():
-            write_parquet(rows, written / "data", str(split), args.max_shard_size)
-        card = _card(dataset, task, layout, args, name or folder.name, recipe, written / "data")
+        sizes = {
+            str(split): write_parquet(rows, written / "data", str(split), args.max_shard_size)
+            for split, rows in dataset.items()
+        }
+        card = _card(dataset, sizes, task, layout, args, name or folder.name, recipe, written / "data")
         (written / "README.md").write_text(card, encoding="utf-8")
         if folder.is_dir():
             folder.rmdir()  # it is empty, or was until now: then this fails
@@ -148,25 +169,33 @@ def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = N
 
 
 def _card(
-    dataset: "DatasetDict", task: Task, layout: Layout, args: PrepareArguments, name: str, recipe: str, files: Path
+    dataset: "DatasetDict",
+    sizes: dict[str, int],
+    task: Task,
+    layout: Layout,
+    args: PrepareArguments,
+    name: str,
+    recipe: str,
+    files: Path,
 ) -> str:
     size = sum(file.stat().st_size for file in files.iterdir())
     named = not os.path.exists(args.source)  # an id on the Hub; a path of this machine means nothing elsewhere
     origin = f"[{args.source}](https://huggingface.co/datasets/{args.source}): " if named else ""
     made = f"{made_by()} made it from {origin}{MADE_FROM[layout]}"
-    return dataset_card(dataset, task, name=name, made=made, files_size=size, recipe=recipe, license_id=args.license)
+    return dataset_card(
+        dataset, task, sizes=sizes, name=name, made=made, files_size=size, recipe=recipe, license_id=args.license
+    )
+
+
+def skip_log_of(folder: Path) -> SkipLog:
+    """Where [`prepare`] lists what it leaves out of a folder: beside it."""
+    return SkipLog(folder.parent / f"{folder.name}-skipped.jsonl")
 
 
 def is_prepared(folder: Path, recipe: str) -> bool:
     """Whether a folder is what [`prepare`] wrote by this recipe; it is whole then."""
     card = folder / "README.md"
     return card.is_file() and recipe_line(recipe) in card.read_text(encoding="utf-8").splitlines()
-
-
-def check_empty(folder: Path) -> None:
-    """Raises `ValueError` where something lies at a path that is to be written."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ValueError(f"`output_dir` {str(folder)!r} is not an empty folder; name a new one, or empty it.")
 
 
 def find_task(args: PrepareArguments) -> tuple[Task, Layout]:
@@ -181,7 +210,7 @@ def find_task(args: PrepareArguments) -> tuple[Task, Layout]:
     if args.format != "auto":
         return "segmentation", args.format
     # Folders of images and masks look like folders of classes too.
-    if args.task is None and mask_layout(path) is None and is_image_folder(path):
+    if args.task is None and find_layout(path) is None and is_image_folder(path):
         return "classification", "image folder"
     layout = find_format(args.source)
     if layout != "auto":
@@ -192,7 +221,7 @@ def find_task(args: PrepareArguments) -> tuple[Task, Layout]:
     return "segmentation", "canonical" if "objects" in columns else "instances"
 
 
-def read_splits(args: PrepareArguments, task: Task, layout: Layout) -> "DatasetDict":
+def read_splits(args: PrepareArguments, task: Task, layout: Layout, skip_log: SkipLog) -> "DatasetDict":
     """The wanted splits, converted, under the names that they have on the Hub.
 
     Raises:
@@ -203,7 +232,7 @@ def read_splits(args: PrepareArguments, task: Task, layout: Layout) -> "DatasetD
     dataset = DatasetDict()
     for split, stored in _wanted_splits(args, layout).items():
         try:
-            dataset[split] = _read(args, task, layout, stored)
+            dataset[split] = _read(args, task, layout, stored, skip_log)
         except ValueError as error:
             raise ValueError(f"Split {stored!r}: {error}") from error
     features = [rows.features for rows in dataset.values()]
@@ -234,8 +263,8 @@ def _wanted_splits(args: PrepareArguments, layout: Layout) -> dict[str, str]:
 def _found_splits(args: PrepareArguments, layout: Layout) -> list[str]:
     if layout == "image folder":
         return image_folder_splits(Path(args.source))
-    if layout in ("coco", "folder"):
-        return source_splits(args.source, layout)  # type: ignore[arg-type]
+    if layout in FILE_LAYOUTS:
+        return layout_splits(Path(args.source), layout)  # type: ignore[arg-type]
     return stored_splits(args.source, args.config_name)
 
 
@@ -246,12 +275,11 @@ def _published_name(split: str, layout: Layout) -> str:
     return "validation" if split in VALIDATION_NAMES else split
 
 
-def _read(args: PrepareArguments, task: Task, layout: Layout, split: str) -> "Dataset":
-    if layout in ("coco", "folder"):
-        return load_source(DataArguments(source=args.source, format=layout, train_split=split), "train")  # type: ignore[arg-type]
+def _read(args: PrepareArguments, task: Task, layout: Layout, split: str, skip_log: SkipLog) -> "Dataset":
     if task == "segmentation":
-        stored = open_stored(args.source, split, args.config_name)
-        return from_canonical(stored) if layout == "canonical" else from_instances(stored)
+        names = ("source", "config_name", "patch_size", "merge_objects", "on_error")
+        values: dict[str, Any] = {name: vars(args)[name] for name in names}
+        return load_source(DataArguments(format=layout, train_split=split, **values), "train", skip_log)  # type: ignore[arg-type]
     columns: dict[str, Any] = {name: vars(args)[name] for name in ("image_column", "label_column", "label_names")}
     chosen = ImageClassificationArguments(source=args.source, config_name=args.config_name, **columns)
     rows = read_classification(chosen, split)
@@ -263,15 +291,17 @@ def _read(args: PrepareArguments, task: Task, layout: Layout, split: str) -> "Da
 
 def _columns(args: PrepareArguments) -> list[str]:
     """Columns of a stored dataset, told from its first split's head."""
+    import datasets
+
     path = Path(args.source)
     if is_saved(path):
-        import datasets
-
         stored = datasets.load_from_disk(str(path))
         names = stored.column_names
         return names if isinstance(names, list) else next(iter(names.values()))
+    if path.is_file():
+        return list(datasets.load_dataset("parquet", data_files=args.source, split="train", streaming=True).features)
     split = stored_splits(args.source, args.config_name)[0]
-    return list(open_stream(args.source, split, args.config_name).features)
+    return list(datasets.load_dataset(args.source, args.config_name, split=split, streaming=True).features)
 
 
-__all__ = ["PrepareArguments", "check_empty", "find_task", "is_prepared", "prepare", "read_splits"]
+__all__ = ["PrepareArguments", "find_task", "is_prepared", "prepare", "read_splits"]

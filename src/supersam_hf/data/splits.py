@@ -3,23 +3,31 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .ranges import slice_rows
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+TRAINING_NAMES = ("train", "training")
 VALIDATION_NAMES = ("validation", "val", "valid")
+TEST_NAMES = ("test", "testing")
+# Of a source that has no others, and how to evaluate on a part of it.
+ONLY_SPLIT = "train"
+SEVERAL_PARTS = "one of it can be cut as train[:90%] and train[90%:]"
 
 
 def resolve_split(split: str, names: list[str], where: str) -> str:
-    """The one of `names` that `split` means: the same name, or another name of the validation split.
+    """The one of `names` that `split` means: the same name, or another of the same meaning ("val", "validation").
 
     Raises:
         ValueError: If there is none, listing those there are.
     """
     if split in names:
         return split
-    same = [name for name in names if split in VALIDATION_NAMES and name in VALIDATION_NAMES]
+    meanings = (TRAINING_NAMES, VALIDATION_NAMES, TEST_NAMES)
+    same = [name for name in names for meaning in meanings if {split, name} <= set(meaning)]
     if len(same) != 1:
         raise ValueError(f"There is no split {split!r} in {where}; the splits there are {sorted(names)}.")
     return same[0]
@@ -33,21 +41,19 @@ def split_slice(split: str) -> tuple[str, str]:
 
 def take_slice(dataset: "Dataset", part: str) -> "Dataset":
     """The rows that a slice as "[:90%]" or "[100:200]" names; all of them for ""."""
-    from datasets import ReadInstruction
-
-    if not part:
-        return dataset
-    rows = ReadInstruction.from_spec("rows" + part).to_absolute({"rows": len(dataset)})[0]
-    return dataset.select(range(rows.from_ or 0, len(dataset) if rows.to is None else rows.to))
+    return dataset.select(range(*slice_rows(part, len(dataset)))) if part else dataset
 
 
-def open_stored(source: "str | Path | Dataset", split: str, config_name: str | None = None) -> "Dataset":
+def open_stored(
+    source: "str | Path | Dataset", split: str, config_name: str | None = None, revision: str | None = None
+) -> "Dataset":
     """A split of a parquet file or folder, a folder of `save_to_disk`, or a dataset on the Hub, columns as they are.
 
     Args:
         source (`str`, `Path` or `Dataset`): Where it lies; a dataset is returned as it is.
         split (`str`): Its name.
         config_name (`str`, *optional*): Configuration of a dataset on the Hub that has several.
+        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
 
     Raises:
         ValueError: If nothing is there, or it has no such split (listing those there are).
@@ -57,22 +63,25 @@ def open_stored(source: "str | Path | Dataset", split: str, config_name: str | N
     if isinstance(source, datasets.Dataset):
         return source
     path = Path(source)
+    check_local(str(source), config_name=config_name, revision=revision)
     if path.is_file():
-        return datasets.load_dataset("parquet", data_files={split: str(path)}, split=split)
+        name = resolve_split(split, [ONLY_SPLIT], f"{path} ({SEVERAL_PARTS})")
+        return datasets.load_dataset("parquet", data_files={name: str(path)}, split=name)
     if is_saved(path):
         stored = datasets.load_from_disk(str(path))
-        return (
-            stored if isinstance(stored, datasets.Dataset) else stored[resolve_split(split, list(stored), str(path))]
-        )
+        if isinstance(stored, datasets.Dataset):
+            resolve_split(split, [ONLY_SPLIT], f"{path} ({SEVERAL_PARTS})")
+            return stored
+        return stored[resolve_split(split, list(stored), str(path))]
     if path.is_dir():
         stored = datasets.load_dataset(str(path))
         return stored[resolve_split(split, list(stored), str(path))]
-    names = hub_splits(str(source), config_name)
-    return datasets.load_dataset(str(source), config_name, split=resolve_split(split, names, str(source)))
+    name = resolve_split(split, hub_splits(str(source), config_name, revision), str(source))
+    return datasets.load_dataset(str(source), config_name, split=name, revision=revision)
 
 
 def stored_splits(source: str, config_name: str | None = None) -> list[str]:
-    """The splits of what [`open_stored`] opens; a single file or dataset is "train".
+    """The splits of what [`open_stored`] opens; a single file or dataset is `ONLY_SPLIT`.
 
     Raises:
         ValueError: If nothing is there.
@@ -81,11 +90,24 @@ def stored_splits(source: str, config_name: str | None = None) -> list[str]:
 
     path = Path(source)
     if path.is_file():
-        return ["train"]
+        return [ONLY_SPLIT]
     if is_saved(path):
         stored = datasets.load_from_disk(str(path))
-        return ["train"] if isinstance(stored, datasets.Dataset) else [str(name) for name in stored]
+        return [ONLY_SPLIT] if isinstance(stored, datasets.Dataset) else [str(name) for name in stored]
     return datasets.get_dataset_split_names(str(path)) if path.is_dir() else hub_splits(source, config_name)
+
+
+def check_local(source: str, section: str = "data.", **given: str | None) -> None:
+    """Raises `ValueError` where a local source is given what only a dataset on the Hub has.
+
+    Args:
+        source (`str`): Local path, or dataset id.
+        section (`str`, *optional*, defaults to `"data."`): What stands before the names in messages.
+        given (`str`, *optional*): Values of `config_name` and `revision` by name.
+    """
+    for name, value in given.items():
+        if value is not None and Path(source).exists():
+            raise ValueError(f"`{section}{name}` is for datasets on the Hub; {source!r} is a local path.")
 
 
 def is_saved(path: Path) -> bool:
@@ -93,7 +115,7 @@ def is_saved(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def hub_splits(source: str, config_name: str | None = None) -> list[str]:
+def hub_splits(source: str, config_name: str | None = None, revision: str | None = None) -> list[str]:
     """The splits of a dataset on the Hub.
 
     Raises:
@@ -107,7 +129,7 @@ def hub_splits(source: str, config_name: str | None = None) -> list[str]:
             f"`data.source` {source!r} does not exist, and is not a dataset id of the form 'name' or 'owner/name'."
         )
     try:
-        return datasets.get_dataset_split_names(source, config_name)
+        return datasets.get_dataset_split_names(source, config_name, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"`data.source` {source!r} is neither a local path nor a dataset that the Hub gave: {error}"

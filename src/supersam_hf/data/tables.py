@@ -1,6 +1,5 @@
 """Datasets whose rows already hold image and masks, turned into canonical ones (see `canonical_features`)."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,18 +8,20 @@ from PIL import Image
 from .arguments import SourceFormat
 from .canonical import (
     CONVERSION,
-    canonical_features,
     check_mask_size,
-    decoded_size,
+    encoded_size,
     id_map_array,
     instances_to_objects,
     segmentations_to_objects,
 )
+from .convert import convert
+from .source import Shard, Source
 from .splits import open_stored
+from .unreadable import broken_example
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset
 
 
 def from_instances(source: "str | Path | Dataset", split: str = "train") -> "Dataset":
@@ -34,53 +35,56 @@ def from_instances(source: "str | Path | Dataset", split: str = "train") -> "Dat
     Raises:
         ValueError: If a column or split is not there, or an id map is not of its image's size (naming the image).
     """
-    return _convert(open_stored(source, split), _convert_instances, ("image", "instances"))
+    return convert(TableSource(open_stored(source, split), "instances", split), skip=False)
 
 
 def from_canonical(source: "str | Path | Dataset", split: str = "train") -> "Dataset":
     """From columns `image` and `objects`: a dict of lists or a list of dicts with at least `segmentation` (COCO run
     lengths or polygons). Boxes and areas are taken anew from the masks. Arguments and errors as `from_instances`.
     """
-    return _convert(open_stored(source, split), _convert_objects, ("image", "objects"))
+    return convert(TableSource(open_stored(source, split), "canonical", split), skip=False)
 
 
-def canonical_stream(stream: "IterableDataset", layout: SourceFormat) -> "IterableDataset":
-    """A stream of canonical rows, converted as they are read, images as the bytes they are.
+class TableSource(Source):
+    """The rows of a dataset as canonical examples, converted as they are read; one shard.
 
     Args:
-        stream (`datasets.IterableDataset`): Rows with `image` and `instances` or `objects`.
+        dataset (`datasets.Dataset`): With columns `image` and `instances` or `objects`.
         layout (`str`): "instances", "canonical", or "auto": by the columns.
+        name (`str`): What messages call it.
 
     Raises:
         ValueError: If a column is not there.
     """
-    from datasets import Image as ImageFeature
 
-    if stream.features != canonical_features():
-        by_objects = layout == "canonical" or (layout == "auto" and "objects" in stream.features)
-        function, column = (_convert_objects, "objects") if by_objects else (_convert_instances, "instances")
-        stream = _convert(stream, function, ("image", column))
-    return stream.cast_column("image", ImageFeature(decode=False))
+    def __init__(self, dataset: "Dataset", layout: SourceFormat, name: str) -> None:
+        from datasets import Image as ImageFeature
+
+        by_objects = layout == "canonical" or (layout == "auto" and "objects" in dataset.column_names)
+        self._convert = _convert_objects if by_objects else _convert_instances
+        check_columns(dataset.column_names, ("image", "objects" if by_objects else "instances"))
+        self.dataset = dataset.cast_column("image", ImageFeature(decode=False))
+        self.shards = [Shard(name, len(dataset))]
+
+    def read(self, shard: int, row: int) -> dict[str, Any]:
+        with broken_example(self.name(shard, row)):
+            values = self.dataset[row]
+            if values["image"] is None:
+                raise ValueError("its `image` is null.")
+            return {"image": values["image"], **self._convert(values, row, CONVERSION)}
+
+    def stamp(self, shard: int) -> str:
+        return str(self.dataset._fingerprint)
 
 
-def _convert(data: Any, function: Any, needed: tuple[str, str]) -> Any:
-    """Maps rows of a dataset or a stream to canonical ones; the images pass through as the bytes they are."""
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
-
-    missing = [name for name in needed if name not in data.column_names]
+def check_columns(columns: list[str], needed: tuple[str, str]) -> None:
+    """Raises `ValueError` where the columns of masks are not there."""
+    missing = [name for name in needed if name not in columns]
     if missing:
         raise ValueError(
-            f"The dataset has columns {data.column_names}, but no {missing}. Masks are needed: columns `image` and "
+            f"The dataset has columns {columns}, but no {missing}. Masks are needed: columns `image` and "
             "`instances` (map of instance ids), or `image` and `objects` with a `segmentation` (COCO run lengths)."
         )
-    data = data.cast_column("image", ImageFeature(decode=False))
-    dropped = [name for name in data.column_names if name != "image"]
-    arguments: dict[str, Any] = {"with_indices": True, "remove_columns": dropped, "features": canonical_features()}
-    if isinstance(data, Dataset):
-        arguments["desc"] = "Converting masks"
-    converted = data.map(function, fn_kwargs={"conversion": CONVERSION}, **arguments)
-    return converted.select_columns(list(canonical_features()))
 
 
 def _convert_instances(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
@@ -88,19 +92,21 @@ def _convert_instances(row: dict[str, Any], index: int, conversion: int) -> dict
     if not isinstance(row["instances"], Image.Image):
         raise ValueError(f"`instances` of {name} is no image; it must be a PNG of object ids, 0 = background.")
     ids = id_map_array(row["instances"], name)
-    check_mask_size(ids.shape, _cell_size(row["image"]), name)
+    check_mask_size(ids.shape, encoded_size(row["image"]), name)
     return {"image_id": name, "objects": instances_to_objects(ids)}
 
 
 def _convert_objects(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
     name, objects = _row_name(row, index), row["objects"]
+    if objects is None:
+        raise ValueError("its `objects` are null.")
     fields = set(objects) if isinstance(objects, dict) else {key for item in objects for key in item}
     if objects and "segmentation" not in fields:
         raise ValueError(
             f"`objects` of image {name!r} has {sorted(fields)}, but no `segmentation` (COCO run lengths)."
         )
     masks = objects["segmentation"] if isinstance(objects, dict) else [item["segmentation"] for item in objects]
-    return {"image_id": name, "objects": segmentations_to_objects(masks, _cell_size(row["image"]), name)}
+    return {"image_id": name, "objects": segmentations_to_objects(masks, encoded_size(row["image"]), name)}
 
 
 def _row_name(row: dict[str, Any], index: int) -> str:
@@ -108,9 +114,3 @@ def _row_name(row: dict[str, Any], index: int) -> str:
         if column in row:
             return str(row[column])
     return str(index)
-
-
-def _cell_size(cell: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) of an image column's cell, from its header."""
-    with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
-        return decoded_size(image)

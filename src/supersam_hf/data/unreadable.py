@@ -1,32 +1,72 @@
-"""Images that cannot be read: an error that says which."""
+"""Examples that cannot be read: an error that says which, and what is wrong with it."""
 
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
+
+from .source import UnreadableError
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-# What Pillow says of broken files: OSError (UnidentifiedImageError is one), SyntaxError, or ValueError.
-UNREADABLE = (OSError, SyntaxError, ValueError)
+# What Pillow says of broken files, and what annotations of another form than expected end in.
+UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RecursionError, struct.error, Image.DecompressionBombError),
+)
+ADVICE = "Replace it, leave it out, or set `data.on_error: skip`."
+
+
+@contextmanager
+def broken_example(name: str, shard: Path | None = None) -> Iterator[None]:
+    """Errors of reading an example as `UnreadableError`, naming it, unless the whole shard (if given) is gone.
+
+    Args:
+        name (`str`): What to call the example.
+        shard (`Path`, *optional*): File or folder that it lies in.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        if shard is not None and not shard.exists():
+            raise FileNotFoundError(f"{shard} is gone, or cannot be reached any more.") from error
+        if isinstance(error, UnreadableError):
+            raise
+        raise UnreadableError(f"{name} cannot be read: {reason(error)} {ADVICE}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, as a sentence, without the addresses of objects in memory."""
+    said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    said = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", said) or type(error).__name__
+    return said.rstrip(". ") + "."
 
 
 def read_row(dataset: "Dataset", index: int, *, training: bool) -> dict[str, Any]:
     """A row of a dataset with a column `image`.
 
     Raises:
-        ValueError: If the image cannot be read, naming its row and file.
+        UnreadableError: If the image cannot be read, or there is none, naming its row and file.
     """
     from datasets import Image as ImageFeature
 
+    part = "training" if training else "evaluation"
     try:
-        return dataset[index]
+        row = dataset[index]
     except UNREADABLE as error:
-        file = dataset.cast_column("image", ImageFeature(decode=False))[index]["image"]["path"]
-        part = "training" if training else "evaluation"
-        raise _named(f"The image of row {index}", f" of the {part} data", file, error) from error
+        cell = dataset.cast_column("image", ImageFeature(decode=False))[index]["image"]
+        name = f"The image of row {index}{_shown(cell)} of the {part} data"
+        raise UnreadableError(f"{name} cannot be read: {reason(error)} {ADVICE}") from error
+    if row["image"] is None:
+        raise UnreadableError(f"Row {index} of the {part} data has no image. {ADVICE}")
+    return row
 
 
 def decode_image(cell: dict[str, Any], name: str) -> Image.Image:
@@ -37,16 +77,14 @@ def decode_image(cell: dict[str, Any], name: str) -> Image.Image:
         name (`str`): What to call it.
 
     Raises:
-        ValueError: If it cannot be read, naming it and its file.
+        UnreadableError: If it cannot be read, naming it and its file.
     """
     from datasets import Image as ImageFeature
 
-    try:
+    with broken_example(f"{name}{_shown(cell)}"):
         return ImageFeature().decode_example(cell)
-    except UNREADABLE as error:
-        raise _named(name, "", cell["path"], error) from error
 
 
-def _named(name: str, of: str, file: str | None, error: BaseException) -> ValueError:
-    shown = f" ({file})" if file else ""
-    return ValueError(f"{name}{shown}{of} cannot be read: {error}. Replace it or leave its row out.")
+def _shown(cell: dict[str, Any] | None) -> str:
+    """The file of an encoded image in parentheses, where it is known."""
+    return f" ({cell['path']})" if cell is not None and cell["path"] else ""

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from ..files import write_json
+from ..files import check_empty, write_json
 from ..models.ofb_vit import OfbViTForImageClassification
 from ..models.supersam import SuperSamModel, SuperSamProcessor
 from .folder import AUTO_MAPS, PROCESSOR_AUTO_MAP, export
@@ -139,12 +139,6 @@ def _adapter(folder: Path, scratch: Path, card: str | None) -> Path:
         )
         (scratch / "README.md").write_text(adapter_readme(scratch), encoding="utf-8")
     return scratch
-
-
-def check_empty(folder: Path) -> None:
-    """`ValueError` where something lies that a copy would mix with."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there and not empty: give an empty or a new folder.")
 
 
 def _is_unfit(readme: Path, base: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from .common import BLACK, OBJECT_COLORS, ORANGE, VERMILLION
 from .ofb import plot_architecture, plot_bimask, plot_losses, plot_macs
+from .samples import plot_samples
 from .supersam import (
     overlay,
     plot_layer_ranking,
@@ -27,6 +28,7 @@ __all__ = [
     "plot_macs",
     "plot_overlays",
     "plot_pareto",
+    "plot_samples",
     "plot_search",
     "plot_subnet",
     "plot_training",

@@ -268,7 +268,7 @@ def plot_overlays(
         for axes in row:
             axes.imshow(sample["image"])
             axes.set_axis_off()
-        _draw_prompts(row[0], sample)
+        draw_prompts(row[0], sample)
         row[1].imshow(overlay(sample["truth"]))
         for axes, name in zip(row[2:], names):
             axes.imshow(overlay(sample["predictions"][name]))
@@ -519,10 +519,18 @@ def _draw_trials(axes: Axes, trials: list[dict[str, Any]], key: str) -> None:
         axes.plot(not_run, [0.015] * len(not_run), "|", color=GREY, transform=ticks, markersize=7, label=label)
 
 
-def _draw_prompts(axes: Axes, sample: Mapping[str, Any]) -> None:
+def draw_prompts(axes: Axes, sample: Mapping[str, Any], star: float = 110) -> None:
+    """Boxes and points of a sample over its image, each in the colour of its object.
+
+    Args:
+        axes (`Axes`): Where to draw.
+        sample (`Mapping`): As of [`plot_overlays`]; with `objects`, the object of each prompt, there may be more
+            prompts than objects.
+        star (`float`, *optional*, defaults to 110): Area of a point, square points.
+    """
     halo = [withStroke(linewidth=2.2, foreground="white")]
-    for k in range(len(sample["truth"])):
-        color = OBJECT_COLORS[k % len(OBJECT_COLORS)]
+    for k, number in enumerate(sample.get("objects", range(len(sample["truth"])))):
+        color = OBJECT_COLORS[number % len(OBJECT_COLORS)]
         if sample["boxes"] is not None:
             x0, y0, x1, y1 = (float(v) for v in sample["boxes"][k])
             axes.add_patch(
@@ -530,7 +538,8 @@ def _draw_prompts(axes: Axes, sample: Mapping[str, Any]) -> None:
             )
         if sample["points"] is not None:
             x, y = (float(v) for v in sample["points"][k])
-            axes.scatter(x, y, s=110, marker="*", color=color, edgecolors="white", linewidths=0.9, zorder=3)
+            edge = 0.085 * star**0.5
+            axes.scatter(x, y, s=star, marker="*", color=color, edgecolors="white", linewidths=edge, zorder=3)
     height, width = sample["image"].shape[:2]
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))  # prompts may reach beyond the image
 

@@ -1,0 +1,77 @@
+"""Which examples were left out because they cannot be read."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 3
+
+
+class SkipLog:
+    """A file with a line for each example that was left out: `{"name": ..., "reason": ...}`.
+
+    Several processes and loader workers may write to it at once: a line is one write to the end of the file.
+
+    Args:
+        path (`Path`): JSONL file, made when the first example is left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: set[str] = set()
+
+    def add(self, name: str, reason: str) -> bool:
+        """Notes an example, unless it was noted before. Returns whether it is new.
+
+        Args:
+            name (`str`): Its file, or its place in one.
+            reason (`str`): What is wrong with it.
+        """
+        if name not in self._known:
+            self._known.update(self.read())  # by other processes too
+        if name in self._known:
+            return False
+        self._known.add(name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"name": name, "reason": reason}) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+        return True
+
+    def count(self) -> int:
+        """How many examples were left out."""
+        return len(self.read())
+
+    def read(self) -> dict[str, str]:
+        """The reason for each example that was left out, by name; each of them once."""
+        if not self.path.is_file():
+            return {}
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        entries = [json.loads(line) for line in lines if line.endswith("\n")]  # one may be just being written
+        return {entry["name"]: entry["reason"] for entry in entries}
+
+
+def report_skipped(skipped: dict[str, str], total: int, part: str, log: SkipLog | None) -> None:
+    """Says how many examples of how many were left out, and which; all of them in the log, where there is one.
+
+    Args:
+        skipped (`dict`): Reasons by name.
+        total (`int`): Examples that there were.
+        part (`str`): "train" or "eval".
+        log ([`SkipLog`], *optional*): Where to list them.
+    """
+    if not skipped:
+        return
+    if log is not None:
+        for name, reason in skipped.items():
+            log.add(name, reason)
+    shown = ", ".join(list(skipped)[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
+    where = "" if log is None else f"; all of them, and why, are in {log.path}"
+    logger.warning(f"{len(skipped)} of {total} {part} examples cannot be read and are left out: {shown}{where}.")
