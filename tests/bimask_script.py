@@ -1,6 +1,6 @@
 """A bi-mask search for tests, and in processes of its own where it is killed or spread over two.
 
-usage: bimask_script.py OUTPUT_DIR [KILL_AFTER_STEP | bf16]
+usage: bimask_script.py OUTPUT_DIR [KILL_AFTER_STEP | bf16 | gradients]
 """
 
 import os
@@ -13,7 +13,7 @@ from classify_script import stripes, tiny_vit
 
 from supersam_hf.bimask.space import SearchSpace
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
-from supersam_hf.training.bimask import train_bimask
+from supersam_hf.training.bimask import BiMaskTrainer, train_bimask
 from supersam_hf.training.bimask_arguments import BiMaskArguments
 from supersam_hf.training.engine import Engine
 
@@ -48,9 +48,45 @@ def search(
     return train_bimask(tiny_vit(), SearchSpace(), stripes(batch_size=batch_size), args, output_dir, evaluate=evaluate)
 
 
+def gradients(folder: Path, rogue: bool = False) -> None:
+    """Gradients of the first step, one file a process; then the search goes on, and its shapes after each cut.
+
+    Without what is drawn for each process apart: masked patches, dropped paths. `rogue`: rank 1 weighs its losses
+    otherwise.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    args = search_arguments(pmim=False, drop_path_rate=0.0, max_steps=12, search_steps=12, resume_from_checkpoint=None)
+    if rogue and rank == 1:
+        args.l1_attention, args.l1_other = 0.2, 0.2
+    found: dict[str, Any] = {"shapes": []}
+
+    def kept(engine: Engine) -> float | None:
+        if "gradients" not in found:
+            named = engine.unwrapped.named_parameters()
+            found["gradients"] = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        norm = Engine.optimizer_step(engine)
+        found["shapes"].append({name: tuple(p.shape) for name, p in engine.unwrapped.named_parameters()})
+        return norm
+
+    step = BiMaskTrainer.step
+
+    def first_step(trainer: BiMaskTrainer, engine: Engine, batches: Any) -> dict[str, float]:
+        engine.optimizer_step = lambda: kept(engine)
+        return step(trainer, engine, batches)
+
+    BiMaskTrainer.step = first_step
+    train_bimask(tiny_vit(), SearchSpace(), stripes(24, batch_size=12 // world), args, folder)
+    BiMaskTrainer.step = step
+    torch.save(found, folder / f"gradients-{world}-{rank}{'-rogue' if rogue else ''}.pt")
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     option = sys.argv[2] if len(sys.argv) > 2 else ""
+    if option == "gradients":
+        gradients(folder)
+        gradients(folder, rogue=True)
+        sys.exit()
     arguments = search_arguments(mixed_precision="bf16") if option == "bf16" else None
     found, report = search(folder, arguments, kill_after=int(option) if option.isdigit() else None)
     if int(os.environ.get("RANK", "0")) == 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from bimask_script import search, search_arguments
+from bimask_script import gradients, search, search_arguments
 from classify_script import LABELS, Stripes, StripesArguments, stripes, tiny_vit
 
 from supersam_hf.bimask.cost import full_cost, physical_shape, soft_cost
@@ -21,8 +21,10 @@ from supersam_hf.elastic.vit_cost import count_macs, count_parameters
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
 from supersam_hf.training.bimask import new_search, train_bimask
 from supersam_hf.training.bimask_arguments import BiMaskArguments
+from supersam_hf.training.checkpoints import checkpoints
 from supersam_hf.training.classify import ClassificationLossArguments
-from supersam_hf.training.engine import Engine, NonFiniteLossError, checkpoints
+from supersam_hf.training.engine import Engine
+from supersam_hf.training.errors import NonFiniteLossError
 
 
 SCRIPT = Path(__file__).with_name("bimask_script.py")
@@ -33,7 +35,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def without_times(path: Path) -> list[dict[str, Any]]:
-    timed = ("step_seconds", "images_per_second")
+    timed = ("step_seconds", "images_per_second", "memory_mb")
     # a line without results comes of the evaluation that kills
     kept = [line for line in lines(path) if len(line) > 1]
     return [{key: value for key, value in line.items() if key not in timed} for line in kept]
@@ -182,6 +184,36 @@ def test_two_processes_make_the_same_cuts(tmp_path: Path) -> None:
     assert sum(bool(line["removed"]) for line in history) >= 2
     weights = torch.load(tmp_path / "found.pt")
     assert sum(value.numel() for value in weights.values()) < sum(p.numel() for p in tiny_vit().parameters())
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Relative to each tensor's largest gradient."""
+    assert a.keys() == b.keys()
+    scales = {name: value.abs().max().item() for name, value in a.items()}
+    # below that the gradient is rounding error (biases that softmax cancels)
+    return max((a[name] - b[name]).abs().max().item() / scale for name, scale in scales.items() if scale > 1e-7)
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_processes_give_the_gradients_and_the_cuts_of_one(processes: int, tmp_path: Path) -> None:
+    gradients(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(SCRIPT), str(tmp_path), "gradients"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    def load(name: str) -> dict[str, Any]:
+        return torch.load(tmp_path / f"gradients-{name}.pt", weights_only=True)
+
+    one = load("1-0")
+    for rank in range(processes):
+        found = load(f"{processes}-{rank}")
+        worst = largest_difference(one["gradients"], found["gradients"])
+        print(f"largest difference relative to a tensor's largest gradient: {worst:.2e}")
+        assert worst <= 1e-5
+        assert found["shapes"] == one["shapes"]  # after every step: all are cut at once, and alike
+    assert len({json.dumps(shapes) for shapes in one["shapes"]}) > 1
+    assert largest_difference(one["gradients"], load(f"{processes}-0-rogue")["gradients"]) > 1e-3
 
 
 def test_g_of_v_at_the_start_is_that_of_the_probabilities(tmp_path: Path) -> None:

@@ -1,22 +1,21 @@
 """Classifier training: mixing, losses, drop path, average and layer decay against literal formulas; resuming."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from classify_script import LABELS, stripes, tiny_vit, train
+from classify_script import LABELS, run_with, stripes, tiny_vit, train
 from scipy import stats
 from torch.utils.data import DataLoader
 from transformers import ViTConfig, ViTForImageClassification
 
 from supersam_hf import SuperSamModel
 from supersam_hf.models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
+from supersam_hf.training.arguments import lr_factor
+from supersam_hf.training.checkpoints import checkpoints
 from supersam_hf.training.classify import (
     ClassificationLossArguments,
     MixArguments,
@@ -27,13 +26,12 @@ from supersam_hf.training.classify import (
 )
 from supersam_hf.training.drop_path import DropPath
 from supersam_hf.training.ema import Ema
-from supersam_hf.training.engine import Engine, checkpoints, lr_factor
+from supersam_hf.training.engine import Engine
 from supersam_hf.training.finetune import ClassifierFinetuneArguments, FinetuneArguments, finetune, finetune_classifier
 from supersam_hf.training.layer_decay import layer_decay_groups
 from supersam_hf.training.pretrain_classifier import PretrainClassifierArguments, new_vit
 
 
-HERE = Path(__file__).parent
 PLAIN = {"mix": MixArguments(mixup_alpha=0, cutmix_alpha=0), "drop_path_rate": 0.0, "warmup_steps": 0}
 
 
@@ -308,9 +306,7 @@ def test_gradient_accumulation_is_a_larger_batch(tmp_path: Path) -> None:
 
 def test_killed_in_mid_epoch_and_resumed_is_the_same_run(tmp_path: Path) -> None:
     """With mixing, drop path, average and layer decay; killed by SIGKILL after step 8, checkpoint at 5."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(HERE)}
-    command = [sys.executable, str(HERE / "classify_script.py"), str(tmp_path / "killed"), "8"]
-    died = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    died = run_with("8", tmp_path / "killed")
     assert died.returncode == -9, died.stderr[-4000:]
     assert [c.name for c in checkpoints(tmp_path / "killed")] == ["checkpoint-00000005"]
     whole, resumed = train(tmp_path / "whole"), train(tmp_path / "killed")

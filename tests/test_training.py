@@ -7,15 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_config
 from torch.utils.data import DataLoader
+from train_script import gradients
 from transformers import AutoModel, ViTConfig, ViTModel
 
 from supersam_hf import ElasticSpace, SuperSamModel
-from supersam_hf.training.engine import Engine, EngineArguments, checkpoints, lr_factor
+from supersam_hf.training.arguments import EngineArguments, lr_factor
+from supersam_hf.training.checkpoints import checkpoints
+from supersam_hf.training.engine import Engine
 from supersam_hf.training.finetune import FinetuneArguments, finetune
 from supersam_hf.training.losses import LossArguments, dice_loss, mask_loss
 from supersam_hf.training.pretrain import PretrainArguments, new_sam
@@ -101,7 +105,7 @@ def expected_training(
     freeze_prompt_encoder(model)
     space = space_of(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
-    loader.sampler.set_epoch(0)
+    loader.batch_sampler.begin(0)
     for step, batch in enumerate(loader):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * lr_factor(step, args)
@@ -152,12 +156,14 @@ def test_gradient_accumulation_is_a_larger_batch(stock_folder: Path, shapes_load
     assert_close_gradients(*results)
 
 
-def assert_close_gradients(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 1e-5) -> float:
+def assert_close_gradients(
+    a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], tolerance: float = 1e-5, negligible: float = 1e-8
+) -> float:
     assert a.keys() == b.keys()
     worst = 0.0
     for name, gradient in a.items():
         scale = gradient.abs().max().item()
-        if scale > 1e-8:  # below that the gradient is rounding error (biases that softmax cancels)
+        if scale > negligible:  # below that the gradient is rounding error (biases that softmax cancels)
             worst = max(worst, (gradient - b[name]).abs().max().item() / scale)
     assert worst <= tolerance, worst
     return worst
@@ -189,7 +195,8 @@ def test_tensorboard_gets_the_three_losses(stock_folder: Path, shapes_loader: Ca
     args = SandwichArguments(max_steps=2, save_steps=0, logging_steps=1, report_to=["tensorboard"])
     train_sandwich(model, space_of(model), shapes_loader(), args, tmp_path)
     events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent)).Reload()
-    assert {"loss_largest", "loss_smallest", "loss_sampled", "learning_rate"} <= set(events.Tags()["scalars"])
+    logged = {"loss_largest", "loss_smallest", "loss_sampled", "learning_rate", "images_per_second", "memory_mb"}
+    assert logged <= set(events.Tags()["scalars"])
 
 
 def test_bad_settings_are_refused(stock_folder: Path, shapes_loader: Callable, tmp_path: Path) -> None:
@@ -254,27 +261,34 @@ def test_a_resumed_run_must_be_the_same_run(stock_folder: Path, shapes_loader: C
     train(logging_steps=3)
     with pytest.raises(ValueError, match="`data.box_padding`"):
         train(loader=shapes_loader(box_padding=4))
-    train(learning_rate=1.0, resume=False)
+    train(learning_rate=1.0, resume_from_checkpoint=None)
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
     assert steps == [2]
     state = json.loads((checkpoints(tmp_path)[-1] / "trainer_state.json").read_text())
     assert state["run"]["learning_rate"] == 1.0
 
 
-def test_two_processes_give_the_gradients_of_one(stock_folder: Path, tmp_path: Path) -> None:
-    """One sandwich step with depth elasticity; the control, a rank with another subnet, must differ."""
-    for folder in ("good", "rogue"):
-        (tmp_path / folder).mkdir()
-    script("gradients", stock_folder, tmp_path / "good")
-    script("gradients", stock_folder, tmp_path / "good", processes=2)
-    script("gradients", stock_folder, tmp_path / "rogue", "rogue=1", processes=2)
-    load = lambda name: torch.load(tmp_path / name, weights_only=True)  # noqa: E731
-    one, ranks = load("good/gradients-1-0.pt"), [load(f"good/gradients-2-{rank}.pt") for rank in (0, 1)]
-    for rank in ranks:
-        worst = assert_close_gradients(one, rank)
-        print(f"largest difference relative to a tensor's largest gradient: {worst:.2e}")
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_several_processes_give_the_gradients_of_one(stock_folder: Path, tmp_path: Path, processes: int) -> None:
+    """One sandwich step with depth elasticity, under DDP and with sharded weights; the control, a rank with another
+    subnet, must differ."""
+    gradients(stock_folder, tmp_path)
+    script("gradients", stock_folder, tmp_path, processes=processes)
+
+    def load(name: str) -> dict[str, Any]:
+        return torch.load(tmp_path / f"gradients-{name}.pt", weights_only=True)
+
+    one = load("1-0")
+    for rank in range(processes):
+        for kind in ("", "-sharded"):
+            found = load(f"{processes}-{rank}{kind}")
+            worst = assert_close_gradients(one["gradients"], found["gradients"], negligible=1e-18)
+            print(f"{kind} largest difference relative to a tensor's largest gradient: {worst:.2e}")
+            assert found["norm"] == pytest.approx(one["norm"], rel=1e-5)
+            assert found["drawn"] == one["drawn"]
+            assert all(torch.equal(value, found["weights"][name]) for name, value in one["weights"].items())
     with pytest.raises(AssertionError):
-        assert_close_gradients(one, load("rogue/gradients-2-0.pt"))
+        assert_close_gradients(one["gradients"], load(f"{processes}-0-rogue")["gradients"])
 
 
 def test_a_new_sam_avoids_the_traps_of_the_stock_defaults() -> None:

@@ -6,21 +6,32 @@ usage: train_script.py STOCK_FOLDER OUTPUT_DIR [key=value ...]
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import tiny_config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
 from supersam_hf.training.engine import Engine
-from supersam_hf.training.sandwich import SandwichArguments, freeze_prompt_encoder, sandwich_step, train_sandwich
+from supersam_hf.training.sandwich import (
+    SandwichArguments,
+    freeze_prompt_encoder,
+    sandwich_step,
+    subnets_of_step,
+    train_sandwich,
+)
+from supersam_hf.training.sharding import whole
 
 
 def loader(batch_size: int, seed: int = 0) -> torch.utils.data.DataLoader:
     args = DataArguments(box_padding=3, max_objects=3, min_area=20, flip=True)
     processor = SuperSamProcessor.for_config(tiny_config())
     dataset = PromptDataset(shapes(20, image_size=64, seed=3), processor.image_processor, args, training=True)
-    return build_loader(dataset, batch_size, seed=seed)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return build_loader(dataset, batch_size, seed=seed, rank=rank, world=world)
 
 
 def killed_at(step: int) -> None:
@@ -45,26 +56,69 @@ def run(stock: str, output: str, *, kill: int = 0, **options: object) -> None:
     model.save_pretrained(Path(output) / "final")
 
 
-def gradients(stock: str, output: str, *, rogue: int = 0) -> None:
-    """One sandwich step; every process writes the gradients it ends with. `rogue`: rank 1 takes another subnet."""
-    model = SuperSamModel.from_pretrained(stock)
-    freeze_prompt_encoder(model)
-    space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
+class ShardedEngine(Engine):
+    """As under Accelerate's FSDP 2, which it has for GPUs alone: each layer of the encoder a unit of `fully_shard`."""
+
+    def _prepare(self, model: Any, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        mesh = init_device_mesh("cpu", (self.accelerator.num_processes,))
+        for layer in model.vision_encoder.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        sharded = dict(model.named_parameters())
+        for group in optimizer.param_groups:
+            group["params"] = [sharded[names[parameter]] for parameter in group["params"]]
+        return model, optimizer
+
+
+def gradients(stock: Path | str, output: Path | str) -> None:
+    """Three steps' subnets, and the gradients of one step, which are then clipped: every process writes what it has.
+
+    Several processes do it again with the weights sharded over them, and with a rank that takes another subnet.
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    args = SandwichArguments(max_steps=10, resume=False)
-    engine = Engine(model, loader(8 // world), args, output)
-    kept = {}
+    args = SandwichArguments(max_steps=10, resume_from_checkpoint=None, max_grad_norm=0.1)
+    for kind in ("", "-sharded", "-rogue") if world > 1 else ("",):
+        engine_class = ShardedEngine if kind == "-sharded" else Engine
+        # float64: what cancels in softmax and normalisation leaves no rounding errors of its own size
+        model = SuperSamModel.from_pretrained(stock).double()
+        freeze_prompt_encoder(model)
+        space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
+        engine = engine_class(model, loader(12 // world), args, output, sharding=kind == "-sharded")
+        sampled = space.subnet(removed=(2,), mlp_dim=96)
+        if kind == "-rogue" and rank == 1:
+            sampled = space.subnet(removed=(1, 3), mlp_dim=60)
+        subnets = {"largest": space.largest(), "smallest": space.smallest(), "sampled": sampled}
+        kept: dict[str, torch.Tensor] = {}
 
-    def keep() -> None:
-        kept.update({name: p.grad.clone() for name, p in engine.unwrapped.named_parameters() if p.grad is not None})
+        def keep(engine: Engine = engine, kept: dict[str, torch.Tensor] = kept) -> float:
+            named = engine.accelerator.unwrap_model(engine.model).named_parameters()
+            kept.update({name: whole(p.grad).clone() for name, p in named if p.grad is not None})
+            optimizer, engine.optimizer = engine.optimizer, Unstepped(engine.optimizer)
+            try:
+                return Engine.optimizer_step(engine) or 0.0
+            finally:
+                engine.optimizer = optimizer
 
-    engine.optimizer_step = keep
-    sampled = space.subnet(removed=(2,), mlp_dim=96)
-    if rogue and rank == 1:
-        sampled = space.subnet(removed=(1, 3), mlp_dim=60)
-    subnets = {"largest": space.largest(), "smallest": space.smallest(), "sampled": sampled}
-    sandwich_step(engine, next(engine.batches()), subnets, args)
-    torch.save(kept, f"{output}/gradients-{world}-{rank}.pt")
+        engine.optimizer_step = keep
+        (batch,) = next(engine.batches())
+        batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+        logs = sandwich_step(engine, [batch], subnets, args)
+        drawn = [[s.to_json() for s in subnets_of_step(space, args, step).values()] for step in range(3)]
+        weights = {name: value.clone() for name, value in engine.unwrapped.state_dict().items()}
+        found = {"gradients": kept, "norm": logs["grad_norm"], "drawn": drawn, "weights": weights}
+        torch.save(found, f"{output}/gradients-{world}-{rank}{kind}.pt")
+
+
+class Unstepped:
+    """An optimiser that clips but leaves weights and gradients as they are."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.param_groups = optimizer.param_groups
+
+    def step(self) -> None: ...
+
+    def zero_grad(self) -> None: ...
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Adapters: LoRA of one SAM, or elastic LoRA of a supernet by the sandwich rule. The weights under them stay."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +9,12 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
+from ..measure.cost import CostMeter
 from ..models.supersam import ElasticSpace, SuperSamModel
-from .engine import Engine, EngineArguments, data_context
+from .arguments import EngineArguments
+from .classify import seed_step
+from .context import data_context
+from .engine import Engine
 from .losses import LossArguments
 from .sandwich import SandwichArguments, sandwich_step, subnets_of_step
 
@@ -117,23 +120,6 @@ def add_adapter(model: SuperSamModel, args: AdaptArguments, elastic: bool, revis
     return adapted
 
 
-class Clock:
-    """Seconds of a training, over all its sittings: checkpoints carry it."""
-
-    def __init__(self) -> None:
-        self._before, self._since = 0.0, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._since
-
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self._before = state["seconds"]
-
-
 def train_adapter(
     model: torch.nn.Module,
     loader: DataLoader,
@@ -142,8 +128,9 @@ def train_adapter(
     *,
     space: ElasticSpace | None = None,
     evaluate: Callable[[Engine], dict[str, float]] | None = None,
-) -> float:
-    """Trains the adapter of `model` in place; returns the seconds it took.
+    meter: CostMeter | None = None,
+) -> None:
+    """Trains the adapter of `model` in place.
 
     Args:
         model (`PeftModel`): From [`add_adapter`].
@@ -152,17 +139,17 @@ def train_adapter(
         space ([`ElasticSpace`], *optional*): Train largest, smallest and sampled subnets of it on every batch (the
             sandwich rule); left out: the model as it is.
         evaluate (`Callable`, *optional*): Metrics by name, every `eval_steps`.
+        meter ([`CostMeter`], *optional*): Counts what the training costs.
     """
     rule = SandwichArguments(args.max_steps, seed=args.seed, num_sampled=args.num_sampled, loss=args.loss)
     context = {"space": None if space is None else space.to_dict(), "data": data_context(loader)}
-    clock = Clock()
     # What is done with the adapter afterwards does not make it another training.
     deciding = replace(args, eval_sampled=0, subnet=None, merge=False, base=None)
-    engine = Engine(model, loader, deciding, output_dir, context, stateful=[clock])
+    engine = Engine(model, loader, deciding, output_dir, context, meter=meter)
 
     def step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        seed_step(args.seed, engine.global_step, engine.accelerator.process_index)  # dropout
         subnets = {"model": None} if space is None else subnets_of_step(space, rule, engine.global_step)
         return sandwich_step(engine, batches, subnets, rule)
 
     engine.fit(step, evaluate, "adapt")
-    return clock.seconds

@@ -1,7 +1,7 @@
 """Bi-mask search: one stage in which weights, importance and sparsity are learned and units leave (OFB, Alg. 1)."""
 
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +18,13 @@ from ..bimask.search import BiMaskSearch
 from ..bimask.space import SearchSpace
 from ..classification import check_labels
 from ..files import fingerprint
+from ..measure.cost import CostMeter
 from ..models.ofb_vit import OfbViTForImageClassification
 from .bimask_arguments import BiMaskArguments
 from .classify import classification_loss, mix_batch, seed_step
+from .context import data_context
 from .drop_path import DropPath
-from .engine import Engine, data_context
+from .engine import Engine
 from .layer_decay import layer_decay_groups
 
 
@@ -35,6 +37,7 @@ def train_bimask(
     *,
     evaluate: Callable[[Engine], dict[str, float]] | None = None,
     teacher: torch.nn.Module | None = None,
+    meter: CostMeter | None = None,
 ) -> tuple[OfbViTForImageClassification, dict[str, Any]]:
     """Searches `model` for a network within the budget, and trains it; `model` is used up.
 
@@ -45,6 +48,7 @@ def train_bimask(
             search goes on.
         evaluate (`Callable`, *optional*): Metrics by name, every `eval_steps`; `engine.unwrapped` is the masked model.
         teacher (`nn.Module`, *optional*): Classifier with the same labels, for distillation.
+        meter ([`CostMeter`], *optional*): Counts what the training costs.
 
     Returns:
         `tuple`: The found network, standalone, and the report: budget, size, architecture, and what the budget's rule
@@ -58,8 +62,6 @@ def train_bimask(
     check_labels(model, loader)
     if (teacher is None) != (args.loss.distillation == "none"):
         raise ValueError(f"`search.loss.distillation` is {args.loss.distillation!r}: it goes with a teacher.")
-    if args.prune_steps is None and not isinstance(loader.sampler, Sized):
-        raise ValueError("`search.prune_steps` must be given with `data.streaming`: a stream's epoch has no third.")
     search = new_search(model, space, args, Path(output_dir))
     trainer = BiMaskTrainer(search, args, teacher)
     drop_path = DropPath(model, args.drop_path_rate)
@@ -67,7 +69,7 @@ def train_bimask(
     if teacher is not None:
         context["teacher"] = fingerprint(teacher)
     groups = parameter_groups(search.masked, args)
-    engine = Engine(search.masked, loader, args, output_dir, context, parameters=groups, shape=trainer)
+    engine = Engine(search.masked, loader, args, output_dir, context, parameters=groups, shape=trainer, meter=meter)
     if teacher is not None:
         teacher.to(engine.accelerator.device).eval()
     trainer.begin(engine)
@@ -135,7 +137,7 @@ class BiMaskTrainer:
         for i, batch in enumerate(batches):
             last = i + 1 == len(batches)
             # DDP averages the gradients over processes in the last backward before a step, and only there
-            with nullcontext() if last else engine.accelerator.no_sync(engine.model):
+            with nullcontext() if last else engine.no_sync():
                 terms = self._data_terms(engine, batch, ratio, generator) | (self._mask_terms() if last else {})
                 weights = {name: 1.0 if name in MASK_TERMS else 1 / len(batches) for name in terms}
                 engine.accelerator.backward(sum(weights[name] * term for name, term in terms.items()))
@@ -204,7 +206,7 @@ class BiMaskTrainer:
         """Algorithm 1, line 9: every Delta T steps, and at the last step of the search."""
         done, args = engine.global_step + 1, self.args
         last = done >= (args.search_steps or args.max_steps)
-        every = args.prune_steps or max(1, (engine.steps_per_epoch or 0) // 3)
+        every = args.prune_steps or max(1, engine.steps_per_epoch // 3)
         if self.search.over or (done % every and not last):
             return
         removed = self.search.prune(args.eta, engine.optimizer.optimizer, last=last)

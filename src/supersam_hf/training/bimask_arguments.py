@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .arguments import EngineArguments
 from .classify import ClassificationLossArguments, MixArguments
-from .engine import EngineArguments
 
 
 # What a null stands for. Where the paper gives no value, both have the released one.

@@ -169,7 +169,7 @@ def classifier_step(
     for i, batch in enumerate(batches):
         images, targets = mix_batch(batch, mix, engine.unwrapped.config.num_labels, generator)
         # DDP averages the gradients over processes in the last backward before a step, and only there
-        with nullcontext() if i + 1 == len(batches) else accelerator.no_sync(engine.model):
+        with nullcontext() if i + 1 == len(batches) else engine.no_sync():
             logits = engine.model(pixel_values=images).logits
             loss = classification_loss(logits, targets, loss_args, _imitated(engine, teacher, images))
             accelerator.backward(loss / len(batches))

@@ -1,93 +1,33 @@
-"""What every training shares: Accelerate, the optimiser, the schedule, checkpoints with exact resume, trackers."""
+"""The loop that every training shares: steps, logs, evaluations, checkpoints with exact resume, and how it ends."""
 
 import json
-import math
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, skip_first_batches
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate import PartialState
+from accelerate.utils import send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..data.streaming import ImageStream, PromptStream
-from ..files import changed_keys, fingerprint, whole_lines
+from ..files import changed_keys, fingerprint, whole_lines, write_whole
+from ..interruption import Interrupted, StopRequest, deferred
+from ..measure.cost import CostMeter
+from ..spread import on_main
+from .arguments import FREE, EngineArguments, lr_factor
+from .checkpoints import STATE_FILE, find_checkpoint, forget_after, kept, tensor_bytes
+from .errors import broken_term, explained, non_finite
+from .launch import make_accelerator
+from .saving import write_checkpoint
+from .sharding import gathered, is_sharded, local, whole
+from .telemetry import Throughput, peak_memory_mb, shown
 
 
-STATE_FILE = "trainer_state.json"
-
-
-@dataclass
-class EngineArguments:
-    """What every training shares."""
-
-    max_steps: int = 1000
-    """Optimiser steps (in sequential mode: batches)."""
-    learning_rate: float = 1e-5
-    """AdamW's peak learning rate."""
-    lr_schedule: Literal["exponential", "cosine", "linear"] = "exponential"
-    """Shape of the decay from the peak to its floor at the last step."""
-    min_lr_ratio: float = 0.01
-    """Floor of the learning rate, as a fraction of the peak (1 % in the paper)."""
-    warmup_steps: int = 0
-    """Steps of linear warm-up before the decay."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay."""
-    max_grad_norm: float | None = None
-    """Clip the gradient norm of each parameter group to this; null: no clipping."""
-    gradient_accumulation_steps: int = 1
-    """Batches a step."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Autocast of forward and loss. bf16 pays on GPUs and on CPUs with AMX."""
-    gradient_checkpointing: bool = False
-    """Recompute the encoder layers in the backward pass to save memory."""
-    logging_steps: int = 10
-    """Log every this many steps."""
-    eval_steps: int = 0
-    """Evaluate every this many steps; 0: only what the caller evaluates."""
-    save_steps: int = 200
-    """Write a checkpoint every this many steps; 0: none."""
-    save_total_limit: int = 2
-    """Checkpoints kept; the oldest go first."""
-    resume: bool = True
-    """Go on from the newest checkpoint in the output folder, if there is one."""
-    report_to: list[str] = field(default_factory=list)
-    """Accelerate trackers: tensorboard, wandb, trackio, ... (each must be installed)."""
-    seed: int = 0
-    """Seed of everything random in training."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "gradient_accumulation_steps", "logging_steps", "save_total_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
-        if self.lr_schedule not in ("exponential", "cosine", "linear"):
-            raise ValueError(f"`lr_schedule` must be exponential, cosine or linear, got {self.lr_schedule!r}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
-        if not 0 < self.min_lr_ratio <= 1:
-            raise ValueError(f"`min_lr_ratio` must lie in (0, 1], got {self.min_lr_ratio}.")
-        if not 0 <= self.warmup_steps < self.max_steps:
-            raise ValueError(f"`warmup_steps` must lie in 0 to max_steps - 1, got {self.warmup_steps}.")
-
-
-def lr_factor(step: int, args: EngineArguments) -> float:
-    """Learning rate at `step` as a fraction of the peak; the floor is reached at the last step and kept."""
-    if step < args.warmup_steps:
-        return (step + 1) / (args.warmup_steps + 1)
-    progress = min(1.0, (step - args.warmup_steps) / max(1, args.max_steps - 1 - args.warmup_steps))
-    floor = args.min_lr_ratio
-    if args.lr_schedule == "exponential":
-        return floor**progress
-    fall = progress if args.lr_schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
-    return 1 - (1 - floor) * fall
+Batch = dict[str, torch.Tensor]
 
 
 class Shape(Protocol):
@@ -105,25 +45,29 @@ class Engine:
 
     Args:
         model (`nn.Module`): With `gradient_checkpointing_enable`, if the arguments ask for it.
-        loader (`DataLoader`): From `data.build_loader`, training mode.
+        loader (`DataLoader`): From `data.build_loader`, training mode, with this process's own batches.
         output_dir (`Path` or `str`): Takes checkpoints and log.
         context (`dict`, *optional*): What else a resumed run must share with the run it continues.
         parameters (`list[dict]`, *optional*): Parameter groups as torch's optimisers take them (`params`, and any of
             `lr`, `betas`, `weight_decay`); by default one group of all that require gradients.
         stateful (`Sequence`, *optional*): Objects with `state_dict` and `load_state_dict` that checkpoints carry.
         shape ([`Shape`], *optional*): For trainings that cut their parameters.
+        sharding (`bool`, *optional*, defaults to `False`): Whether FSDP may shard the model.
+        meter ([`CostMeter`], *optional*): Counts steps and images.
 
     Attributes:
         accelerator (`Accelerator`): Device, precision, processes.
-        model (`nn.Module`): The prepared model; `unwrapped` without DDP.
+        model (`nn.Module`): The prepared model; see `unwrapped`.
         context (`dict`): What else a resumed run must share with the run it continues, beside `args`.
         global_step (`int`): Steps done. Everything random derives from it, so that a resumed run is the same run.
-        epoch (`int`): Passes over the data before the present one.
-        epoch_step (`int`): Steps done of the present one.
+        steps_per_epoch (`int`): Whole groups of micro-batches an epoch.
+        resumed_from (`Path` or None): The checkpoint that the run goes on from.
 
     Raises:
-        LaunchError: If the launcher started more processes than Accelerate sees.
-        ValueError: If a tracker is not installed.
+        LaunchError: If launcher, Accelerate and training do not fit together.
+        CheckpointError: If no checkpoint, or not the one asked for, can be used.
+        ValueError: If a tracker is not installed, the loader's batches are those of another number of processes or
+            too few, or the run to continue is another one.
     """
 
     def __init__(
@@ -137,127 +81,184 @@ class Engine:
         parameters: list[dict[str, Any]] | None = None,
         stateful: Sequence[Any] = (),
         shape: Shape | None = None,
+        sharding: bool = False,
+        meter: CostMeter | None = None,
     ) -> None:
-        self.args, self.output_dir, self.shape = args, Path(output_dir), shape
-        self.context = {"weights": fingerprint(model), "batch_size": loader.batch_size, **(context or {})}
-        self.accelerator = make_accelerator(args, self.output_dir)
+        self.args, self.output_dir, self.loader = args, Path(output_dir), loader
+        self.shape, self.stateful, self.meter = shape, stateful, meter
+        self.context = {"weights": fingerprint(model), **(context or {})}
+        self.accelerator = make_accelerator(args, self.output_dir, sharding=sharding)
+        self.batch_sampler: Any = loader.batch_sampler
+        self.micro_batches = args.gradient_accumulation_steps
+        self.steps_per_epoch = len(loader) // self.micro_batches
+        self._check_loader()
         set_seed(args.seed)
         if args.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         groups = parameters or [{"params": [p for p in model.parameters() if p.requires_grad]}]
         optimizer = torch.optim.AdamW(groups, args.learning_rate, weight_decay=args.weight_decay, fused=True)
-        self.model, self.optimizer, self.loader = self.accelerator.prepare(model, optimizer, loader)
+        self._model_class = type(model)  # sharding changes it
+        self.model, self.optimizer = self._prepare(model, optimizer)
         # Not prepared: Accelerate would step it once a process.
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
         self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
-        # An EpochSampler or a StreamSampler: its order depends on (seed, epoch) alone.
-        self.sampler: Any = loader.sampler
-        self.global_step = self.epoch = self.epoch_step = 0
+        self.global_step = 0
+        # Whether the evaluation due at this step is done, and whether the training ended before its last step.
+        self.evaluated, self.ended = True, False
         self.resumed_from: Path | None = None
-        self.micro_batches = args.gradient_accumulation_steps
+        self._resume()
+        on_main(PartialState(), self._forget_what_comes_later)
+
+    def _prepare(self, model: Any, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        """Model and optimiser on this process's device, wrapped for several processes."""
+        return self.accelerator.prepare(model, optimizer)
+
+    def _check_loader(self) -> None:
         if self.steps_per_epoch == 0:
-            raise self._too_few_batches(len(self.loader))
-        if args.resume:
-            self._resume()
-        self._forget_what_comes_later()
+            raise ValueError(
+                f"`gradient_accumulation_steps` of {self.micro_batches} needs as many batches an epoch; there are "
+                f"{len(self.loader)}. Lower it, or `data.batch_size`."
+            )
+        made_for, processes = self.batch_sampler.identity()["processes"], self.accelerator.num_processes
+        if made_for != processes:
+            raise ValueError(
+                f"The loader has the batches of one process among {made_for}, and {processes} train: give "
+                "`build_loader` this process's `rank` and their number, `world`."
+            )
 
     @property
     def unwrapped(self) -> Any:
-        return self.accelerator.unwrap_model(self.model)
+        """The model without DDP. Of one that FSDP shards a whole copy; all processes must ask for it together."""
+        model = self.accelerator.unwrap_model(self.model)
+        return gathered(model, self._model_class) if is_sharded(model) else model
+
+    def no_sync(self) -> AbstractContextManager:
+        """For all backwards but the last before a step: DDP averages the gradients in that one alone.
+
+        FSDP averages in each: gradients that wait for the last would be whole on every process.
+        """
+        return nullcontext() if is_sharded(self.model) else self.accelerator.no_sync(self.model)
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """Groups of micro-batches, one group a step, from where the run stands to its last step. Batches at the end of
+        an epoch that do not fill a group are left out."""
+        while not self.over:
+            epoch, step = divmod(self.global_step, self.steps_per_epoch)
+            self.batch_sampler.begin(epoch, step * self.micro_batches)
+            batches = iter(self.loader)
+            for _ in range(step, self.steps_per_epoch):
+                if self.over:
+                    return
+                yield [send_to_device(batch, self.accelerator.device) for batch in islice(batches, self.micro_batches)]
 
     @property
-    def steps_per_epoch(self) -> int | None:
-        """Whole groups of micro-batches an epoch; None of a stream, whose end is known when it is reached."""
-        return len(self.loader) // self.micro_batches if isinstance(self.sampler, Sized) else None
-
-    def batches(self) -> Iterator[list[dict[str, torch.Tensor]]]:
-        """Groups of micro-batches, one group a step, from where the run stands to its last step."""
-        while self.global_step < self.args.max_steps:
-            if self.steps_per_epoch is not None:
-                self.epoch, self.epoch_step = divmod(self.global_step, self.steps_per_epoch)
-            # Accelerate sets the sampler's epoch from `iteration` each time the loader is iterated.
-            self.loader.iteration = self.epoch
-            self.sampler.set_epoch(self.epoch)
-            yield from self._rest_of_epoch()
-            self.epoch, self.epoch_step = self.epoch + 1, 0
-
-    def _rest_of_epoch(self) -> Iterator[list[dict[str, torch.Tensor]]]:
-        """Groups from `epoch_step` on; batches at the end that do not fill a group are left out."""
-        # Of a stream, what was seen is read once more, but no samples are made of it.
-        batches = iter(skip_first_batches(self.loader, self.epoch_step * self.micro_batches))
-        while self.global_step < self.args.max_steps and self.epoch_step != self.steps_per_epoch:
-            group = list(islice(batches, self.micro_batches))
-            if len(group) < self.micro_batches:
-                if self.epoch_step == 0:
-                    raise self._too_few_batches(len(group))
-                return
-            self.epoch_step += 1
-            yield group
-
-    def _too_few_batches(self, count: int) -> ValueError:
-        return ValueError(
-            f"`gradient_accumulation_steps` of {self.micro_batches} needs as many batches an epoch; there are "
-            f"{count}. Lower it, or `data.batch_size`."
-        )
+    def over(self) -> bool:
+        """Whether no step is left to do."""
+        return self.ended or self.global_step >= self.args.max_steps
 
     def fit(
         self,
-        step: Callable[["Engine", list[dict[str, torch.Tensor]]], dict[str, float]],
+        step: Callable[["Engine", list[Batch]], dict[str, float]],
         evaluate: Callable[["Engine"], dict[str, float]] | None = None,
         description: str = "train",
+        on_metrics: Callable[["Engine", dict[str, float]], bool] | None = None,
     ) -> None:
         """Runs `step` to the end: logs, evaluates and saves on the way, and leaves the model trained.
 
         Args:
             step (`Callable`): Runs one optimiser step on a group of micro-batches and returns its losses by name.
             evaluate (`Callable`, *optional*): Returns metrics by name; called every `eval_steps`.
+            on_metrics (`Callable`, *optional*): Looks at them; True ends the training after a checkpoint.
+
+        Raises:
+            Interrupted: After a checkpoint, if SIGTERM or SIGINT came to any process.
+            TrainingError: If the training cannot go on; the message says why, and what is kept.
         """
-        args, accelerator = self.args, self.accelerator
-        progress = tqdm(
-            total=args.max_steps,
+        bar = tqdm(
+            total=self.args.max_steps,
             initial=self.global_step,
             desc=description,
-            disable=not accelerator.is_main_process,
+            disable=not self.accelerator.is_main_process,
         )
-        since, images = time.perf_counter(), 0
-        for batches in self.batches():
-            self.model.train()
-            logs = step(self, batches)
-            self._check_finite(logs)
-            images += sum(len(batch["pixel_values"]) for batch in batches) * accelerator.num_processes
-            logs["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-            self.scheduler.step()
-            self.global_step += 1
-            progress.update()
-            if self.global_step % args.logging_steps == 0 or self.global_step == args.max_steps:
-                logs["images_per_second"] = images / (time.perf_counter() - since)
-                since, images = time.perf_counter(), 0
-                self.log(logs)
-                progress.set_postfix({k: f"{v:.3f}" for k, v in logs.items() if shown(k, logs)})
-            if evaluate is not None and args.eval_steps and self.global_step % args.eval_steps == 0:
-                self.log(evaluate(self))
-                since, images = time.perf_counter(), 0
-            if args.save_steps and self.global_step % args.save_steps == 0:
-                self.save_checkpoint()
-        progress.close()
+        rate = Throughput()
+        with bar, deferred() as stop, explained(lambda: self._where(self.global_step + 1)):
+            if evaluate is not None and not self.evaluated:  # a signal came between the step and its evaluation
+                self._evaluate(evaluate, on_metrics)
+            for batches in self.batches():
+                self.model.train()
+                logs = step(self, batches)
+                stopping = self._agree_to_stop(logs, stop)
+                rate.add(self._count(batches))
+                logs["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+                self.scheduler.step()
+                self.global_step += 1
+                bar.update()
+                self._tell(logs, rate, bar)
+                self.evaluated = evaluate is None or not self._due(self.args.eval_steps)
+                if evaluate is not None and not (self.evaluated or stopping):
+                    self._evaluate(evaluate, on_metrics)
+                    rate.restart()
+                if stopping or self.ended or self._due(self.args.save_steps):
+                    self.save_checkpoint()
+                if stopping:
+                    stop.taken = True
+                    raise Interrupted(f"stopped at step {self.global_step}. {kept(self.output_dir)}")
+            self._check_weights()
+        if self.meter is not None:
+            self.meter.flush()
         # Not accelerator.end_training(): it would end the process group, which later stages of a run need.
-        for tracker in accelerator.trackers:
+        for tracker in self.accelerator.trackers:
             tracker.finish()
 
-    def _check_finite(self, logs: dict[str, float]) -> None:
-        names = [name for name in logs if name.startswith("loss")]
-        if "grad_norm" in logs and self.accelerator.scaler is None:  # in fp16 such steps are skipped
-            names.append("grad_norm")
-        check_finite({name: logs[name] for name in names}, self.global_step + 1, checkpoints(self.output_dir))
+    def _tell(self, logs: dict[str, float], rate: Throughput, bar: tqdm) -> None:
+        if self._due(self.args.logging_steps) or self.over:
+            self.log(logs | {"images_per_second": rate.restart(), "memory_mb": peak_memory_mb()})
+            bar.set_postfix({k: f"{v:.3f}" for k, v in logs.items() if shown(k, logs)})
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.global_step % every == 0
+
+    def _evaluate(self, evaluate: Callable[["Engine"], dict[str, float]], on_metrics: Any) -> None:
+        metrics = evaluate(self)
+        self.log(metrics)
+        self.evaluated = True
+        self.ended = on_metrics is not None and on_metrics(self, metrics)
+
+    def _count(self, batches: list[Batch]) -> int:
+        """Images of a step, over all processes; the meter gets them too."""
+        images = sum(len(batch["pixel_values"]) for batch in batches) * self.accelerator.num_processes
+        if self.meter is not None:
+            self.meter.add(iterations=1, images=images)
+        return images
+
+    def _agree_to_stop(self, logs: dict[str, float], stop: StopRequest) -> bool:
+        """Whether a signal came to any process; raises on all where a loss of any is not finite.
+
+        One reduction a step: a process that left alone would leave the others waiting for it.
+        """
+        broken = broken_term(logs, scaled=self.accelerator.scaler is not None)
+        stopping, failed = self._any(stop.received is not None, broken is not None)
+        if failed:
+            raise non_finite(broken or "a loss of another process is not finite", self._where(self.global_step + 1))
+        return stopping
+
+    def _any(self, *flags: bool) -> list[bool]:
+        """Which of these flags are set on any process."""
+        if self.accelerator.num_processes == 1:
+            return list(flags)
+        counts = torch.tensor(flags, dtype=torch.int32, device=self.accelerator.device)
+        return [count > 0 for count in self.accelerator.reduce(counts).tolist()]
+
+    def _where(self, step: int) -> str:
+        return f" at step {step}. {kept(self.output_dir)}"
 
     def optimizer_step(self) -> float | None:
         """Clips each group, steps and clears the gradients; returns the largest group norm where they were clipped."""
         norm, limit = None, self.args.max_grad_norm
         if limit is not None:
-            first, *others = self.optimizer.param_groups
-            norm = float(self.accelerator.clip_grad_norm_(first["params"], limit))  # unscales all gradients first
-            for group in others:
-                norm = max(norm, float(torch.nn.utils.clip_grad_norm_(group["params"], limit)))
+            self.accelerator.unscale_gradients()
+            clip = torch.nn.utils.clip_grad_norm_
+            norm = max(float(whole(clip(group["params"], limit))) for group in self.optimizer.param_groups)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
@@ -276,133 +277,70 @@ class Engine:
         if self.accelerator.is_main_process:
             with (self.output_dir / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.global_step, **values}) + "\n")
+        if self.meter is not None:
+            self.meter.flush()
+
+    def _check_weights(self) -> None:
+        """A finite loss may have had a NaN gradient: such weights must not take a good checkpoint's place."""
+        broken = [name for name, p in self.model.named_parameters() if not local(p).isfinite().all()]
+        if self._any(bool(broken))[0]:
+            named = f"`{broken[0].removeprefix('module.')}`" if broken else "a weight on another process"
+            raise non_finite(f"{named} is not finite", self._where(self.global_step))
 
     def save_checkpoint(self) -> None:
-        """Writes `checkpoint-<step>`: aside first, then renamed, so that a killed run never leaves half of one."""
-        # A finite loss may have had a NaN gradient: such weights must not take a good checkpoint's place.
-        broken = [name for name, p in self.unwrapped.named_parameters() if not p.isfinite().all()]
-        check_finite(dict.fromkeys(broken, math.nan), self.global_step, checkpoints(self.output_dir))
-        folder = self.output_dir / f"checkpoint-{self.global_step:08d}"
-        aside = folder.with_suffix(".tmp")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(aside, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(aside))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            state: dict[str, Any] = {
-                "global_step": self.global_step,
-                "epoch": self.epoch,
-                "epoch_step": self.epoch_step,
-            }
-            state["run"] = self._identity()
-            if self.shape is not None:
-                state["shape"] = self.shape.describe()
-            (aside / STATE_FILE).write_text(json.dumps(state))
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-            for old in checkpoints(self.output_dir)[: -self.args.save_total_limit]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+        """Writes `checkpoint-<step>`: whole, with checksums, or not at all.
+
+        Raises:
+            TrainingError: If a weight is not finite, or the disk is full.
+        """
+        self._check_weights()
+        state: dict[str, Any] = {"global_step": self.global_step, "evaluated": self.evaluated, "ended": self.ended}
+        state["run"] = self._identity()
+        if self.shape is not None:
+            state["shape"] = self.shape.describe()
+        parts = (self.model, self.optimizer, *self.stateful)
+        needed = sum(tensor_bytes(part.state_dict()) for part in parts)
+        limit = self.args.save_total_limit
+        write_checkpoint(self.accelerator, self.output_dir, self.global_step, state, needed=needed, limit=limit)
+        if self.meter is not None:
+            self.meter.flush()
 
     def _resume(self) -> None:
-        found = checkpoints(self.output_dir)
-        if not found:
+        wanted = self.args.resume_from_checkpoint
+        found = on_main(PartialState(), lambda: find_checkpoint(self.output_dir, wanted))
+        if found is None:
             return
-        state = json.loads((found[-1] / STATE_FILE).read_text())
+        state = json.loads((found / STATE_FILE).read_text(encoding="utf-8"))
         changed = changed_keys(state["run"], self._identity())
         if changed:
             raise ValueError(
-                f"{found[-1]} was written with another {', '.join(changed)}; resuming would be "
-                "neither run. Restore the old values, choose another output folder, or set `resume: false`."
+                f"{found} was written with another {', '.join(changed)}; resuming would be neither run. Restore the "
+                "old values, choose another output folder, or set `resume_from_checkpoint: null`."
             )
         if self.shape is not None:
             self.shape.restore(self, state["shape"])
-        self.accelerator.load_state(str(found[-1]))
-        self.global_step, self.epoch, self.epoch_step = (state[k] for k in ("global_step", "epoch", "epoch_step"))
-        self.resumed_from = found[-1]
+        self.accelerator.load_state(str(found))
+        self.global_step, self.evaluated, self.ended = (state[key] for key in ("global_step", "evaluated", "ended"))
+        self.resumed_from = found
 
     def _forget_what_comes_later(self) -> None:
         """Log lines and checkpoints beyond `global_step`: they will be written again."""
-        if not self.accelerator.is_main_process:
-            return
-        for folder in checkpoints(self.output_dir):
-            if int(folder.name.removeprefix("checkpoint-")) > self.global_step:
-                shutil.rmtree(folder)
+        forget_after(self.output_dir, self.global_step)
         log = self.output_dir / "log.jsonl"
         if log.exists():
-            kept = [line for line in whole_lines(log) if json.loads(line)["step"] <= self.global_step]
-            log.write_text("".join(f"{line}\n" for line in kept))
+            lines = [line for line in whole_lines(log) if self._is_past(json.loads(line))]
+            write_whole(log, "".join(f"{line}\n" for line in lines))
+
+    def _is_past(self, logged: dict[str, float]) -> bool:
+        """Whether what a line of the log tells is not done again. Of the present step, an evaluation may be."""
+        if logged["step"] == self.global_step:
+            return self.evaluated or "learning_rate" in logged
+        return logged["step"] < self.global_step
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share with the run that it continues."""
-        free = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "resume", "report_to"}
-        values = {k: v for k, v in asdict(self.args).items() if k not in free}
-        images = len(self.sampler) if isinstance(self.sampler, Sized) else None
-        processes = {"images": images, "processes": self.accelerator.num_processes}
-        return values | processes | self.context
+        values = {key: value for key, value in asdict(self.args).items() if key not in FREE}
+        return values | self.batch_sampler.identity() | self.context
 
 
-def data_context(loader: DataLoader) -> dict[str, Any]:
-    """What decides the samples of a loader whose dataset has `args`: for the context of an engine."""
-    dataset: Any = loader.dataset
-    how_fast = ("num_workers", "eval_batch_size")
-    values = {key: value for key, value in asdict(dataset.args).items() if key not in how_fast}
-    # Of other datasets the number of images, which is part of the identity, tells how many are held out.
-    held_out = {"holdout_images": dataset.held_out} if isinstance(dataset, (PromptStream, ImageStream)) else {}
-    return values | held_out
-
-
-class LaunchError(RuntimeError):
-    """The launcher and Accelerate disagree about the number of processes."""
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss term or the gradient norm became NaN or infinite."""
-
-
-def check_finite(logs: dict[str, float], step: int, saved: list[Path]) -> None:
-    """Raises [`NonFiniteLossError`] naming step and term, if any of these is not finite."""
-    for name, value in logs.items():
-        if not math.isfinite(value):
-            kept = f"The last good checkpoint is {saved[-1]}." if saved else "There is no checkpoint yet."
-            raise NonFiniteLossError(
-                f"`{name}` is {value} at step {step}. {kept} Lower the learning rate, set `max_grad_norm`, or use "
-                "another `mixed_precision`."
-            )
-
-
-def shown(name: str, logs: dict[str, float]) -> bool:
-    """Whether the progress bar has room for a value: the losses (of several terms only their sum), and the size."""
-    return name == "loss" or name.endswith("_live") or (name.startswith("loss_") and "loss" not in logs)
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoint folders, oldest first."""
-    return sorted(p.parent for p in Path(output_dir).glob(f"checkpoint-*[0-9]/{STATE_FILE}"))
-
-
-def make_accelerator(args: EngineArguments, output_dir: Path) -> Accelerator:
-    """An Accelerator for this machine, with its trackers started."""
-    unknown = sorted(set(args.report_to) - {str(tracker) for tracker in get_available_trackers()})
-    if unknown:
-        raise ValueError(f"`report_to` names {unknown}, which is not installed: pip install {' '.join(unknown)}")
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=args.mixed_precision,
-        log_with=args.report_to or None,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "trackers")),
-        # Layers that a subnet leaves out get no gradient.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size != accelerator.num_processes:
-        raise LaunchError(
-            f"The launcher started {world_size} processes, but Accelerate sees {accelerator.num_processes}: they "
-            "would train apart and overwrite each other. Launch with `torchrun --nproc_per_node N`, or unset "
-            "WORLD_SIZE."
-        )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    config = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in asdict(args).items()}
-    accelerator.init_trackers("supersam_hf", config=config)
-    return accelerator
+__all__ = ["Engine", "Shape"]

@@ -13,11 +13,14 @@ from torch.utils.data import DataLoader
 
 from ..classification import check_labels
 from ..files import fingerprint
+from ..measure.cost import CostMeter
 from ..models.supersam import SuperSamModel
+from .arguments import EngineArguments
 from .classify import ClassificationLossArguments, MixArguments, classifier_step
+from .context import data_context
 from .drop_path import DropPath
 from .ema import Ema
-from .engine import Engine, EngineArguments, data_context
+from .engine import Engine
 from .layer_decay import layer_decay_groups
 from .losses import LossArguments
 from .sandwich import SandwichArguments, freeze_prompt_encoder, sandwich_step
@@ -99,6 +102,7 @@ def finetune(
     *,
     evaluate: Evaluate | None = None,
     description: str = "finetune",
+    meter: CostMeter | None = None,
 ) -> SuperSamModel:
     """Trains `model` as it is (a supernet's largest subnet, or an extracted subnet) in place; returns it.
 
@@ -119,7 +123,8 @@ def finetune(
     groups = parameter_groups(model, args) if args.layer_decay < 1 else None
     ema = new_ema(model, args)
     context = {"data": data_context(loader)}
-    engine = Engine(model, loader, args, output_dir, context, parameters=groups, stateful=[ema] if ema else [])
+    stateful = [ema] if ema else []
+    engine = Engine(model, loader, args, output_dir, context, parameters=groups, stateful=stateful, meter=meter)
     return fit(engine, step, evaluate, description, ema)
 
 
@@ -132,6 +137,7 @@ def finetune_classifier(
     evaluate: Evaluate | None = None,
     teacher: torch.nn.Module | None = None,
     description: str = "finetune",
+    meter: CostMeter | None = None,
 ) -> Any:
     """Trains a classifier in place; returns it.
 
@@ -158,7 +164,8 @@ def finetune_classifier(
     groups, ema = parameter_groups(model, args), new_ema(model, args)
     drop_path = DropPath(model, args.drop_path_rate)
     try:
-        engine = Engine(model, loader, args, output_dir, context, parameters=groups, stateful=[ema] if ema else [])
+        stateful = [ema] if ema else []
+        engine = Engine(model, loader, args, output_dir, context, parameters=groups, stateful=stateful, meter=meter)
         if teacher is not None:
             teacher = teacher.to(engine.accelerator.device).eval()
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel
 
+from ..measure.cost import CostMeter
 from ..models.supersam import SuperSamConfig, SuperSamModel
 from .finetune import FinetuneArguments, finetune
 from .losses import LossArguments
@@ -153,6 +154,13 @@ def vit_encoder_weights(vit: Any, grid: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def pretrain(model: SuperSamModel, loader: DataLoader, args: PretrainArguments, output_dir: Any) -> SuperSamModel:
-    """Trains a [`new_sam`] on single masks, prompt encoder included."""
-    return finetune(model, loader, args, output_dir, description="pretrain")
+def pretrain(
+    model: SuperSamModel,
+    loader: DataLoader,
+    args: PretrainArguments,
+    output_dir: Any,
+    *,
+    meter: CostMeter | None = None,
+) -> SuperSamModel:
+    """Trains a [`new_sam`] on single masks, prompt encoder included; [`finetune`] under another name."""
+    return finetune(model, loader, args, output_dir, description="pretrain", meter=meter)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
+from ..measure.cost import CostMeter
 from ..models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
 from .classify import MixArguments
 from .finetune import ClassifierFinetuneArguments, finetune_classifier
@@ -89,7 +90,12 @@ def new_vit(args: PretrainClassifierArguments, label_names: Sequence[str]) -> Of
 
 
 def pretrain_classifier(
-    model: OfbViTForImageClassification, loader: DataLoader, args: PretrainClassifierArguments, output_dir: Any
+    model: OfbViTForImageClassification,
+    loader: DataLoader,
+    args: PretrainClassifierArguments,
+    output_dir: Any,
+    *,
+    meter: CostMeter | None = None,
 ) -> OfbViTForImageClassification:
     """Trains a [`new_vit`]; [`finetune_classifier`] under another name in the progress bar."""
-    return finetune_classifier(model, loader, args, output_dir, description="pretrain")
+    return finetune_classifier(model, loader, args, output_dir, description="pretrain", meter=meter)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +11,13 @@ from torch.utils.data import DataLoader
 
 from ..elastic.reorder import reorder
 from ..evaluation import PROMPTS
+from ..measure.cost import CostMeter
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
-from .engine import Engine, EngineArguments, data_context
+from .arguments import EngineArguments
+from .context import data_context
+from .engine import Engine
 from .losses import LossArguments, mask_loss
+from .milestone import Milestone, MilestoneWatch, prompted_objects
 
 
 @dataclass
@@ -28,9 +32,13 @@ class SandwichArguments(EngineArguments):
     """Reorder the elastic dimensions by Wanda every this many steps, moments too; 0: only before training."""
     loss: LossArguments = field(default_factory=LossArguments)
     """Loss terms."""
+    milestone: Milestone | None = None
+    """mIoU of a subnet at which to take down the cost so far, and perhaps to end; null: none. Needs `eval_steps`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.milestone is not None and self.eval_steps < 1:
+            raise ValueError("`milestone` is looked for at each evaluation: set `eval_steps` to 1 or more.")
         if self.mode not in ("accumulate", "sequential"):
             raise ValueError(f"`mode` must be accumulate or sequential, got {self.mode!r}.")
         if self.num_sampled < 0:
@@ -63,7 +71,7 @@ def sandwich_step(
             done += 1
             last = done == backwards
             # DDP averages the gradients over processes in the last backward before a step, and only there
-            with nullcontext() if last else engine.accelerator.no_sync(engine.model):
+            with nullcontext() if last else engine.no_sync():
                 outputs = predict(engine.model, batch, subnet)
                 logits = outputs.pred_masks[:, :, 0]
                 loss = mask_loss(logits, outputs.iou_scores[:, :, 0], batch["low_res_masks"], args.loss, teachers[i])
@@ -100,6 +108,8 @@ def train_sandwich(
     *,
     evaluate: Callable[[Engine], dict[str, float]] | None = None,
     calibration: Iterable[torch.Tensor] = (),
+    meter: CostMeter | None = None,
+    milestone_file: Path | None = None,
 ) -> SuperSamModel:
     """Trains `model` in place so that every subnet of `space` works; returns it.
 
@@ -108,20 +118,34 @@ def train_sandwich(
         output_dir (`Path` or `str`): Takes the checkpoints, from which an interrupted run goes on, and the log.
         evaluate (`Callable`, *optional*): Metrics by name, every `eval_steps`.
         calibration (`Iterable[torch.Tensor]`, *optional*): `pixel_values` for `reorder_every`.
+        meter ([`CostMeter`], *optional*): Counts what the training costs.
+        milestone_file (`Path`, *optional*): Takes what the milestone took; `milestone.json` in `output_dir` if not
+            given.
 
     Raises:
-        ValueError: If `reorder_every` is set without calibration images.
+        ValueError: If `reorder_every` is set without calibration images, or `milestone` without `evaluate`.
     """
     if args.reorder_every and not calibration:
         raise ValueError("`reorder_every` needs `calibration` images for Wanda.")
+    if args.milestone is not None and evaluate is None:
+        raise ValueError("`milestone` needs `evaluate`, which tells the mIoU.")
+    meter = meter or CostMeter(None)
     freeze_prompt_encoder(model)
     context = {"space": space.to_dict(), "data": data_context(loader)}
-    engine = Engine(model, loader, args, output_dir, context)
+    # A milestone that ends nothing does not make it another training.
+    deciding = args if args.milestone is None or args.milestone.stop else replace(args, milestone=None)
+    # Reordering permutes whole dimensions, which no process holds of a sharded model.
+    engine = Engine(model, loader, deciding, output_dir, context, sharding=not args.reorder_every, meter=meter)
+    watch = None
+    if args.milestone is not None:
+        file = milestone_file or Path(output_dir) / "milestone.json"
+        watch = MilestoneWatch(args.milestone, engine, meter, file)
 
     def step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         if args.reorder_every and engine.global_step and engine.global_step % args.reorder_every == 0:
             reorder(engine.unwrapped, space, "wanda", calibration, optimizer=engine.optimizer.optimizer)
+        meter.add(samples=prompted_objects(batches, engine.accelerator.num_processes))
         return sandwich_step(engine, batches, subnets_of_step(space, args, engine.global_step), args)
 
-    engine.fit(step, evaluate, "sandwich")
+    engine.fit(step, evaluate, "sandwich", watch)
     return engine.unwrapped
