@@ -9,6 +9,7 @@ into `--output_dir`. Calibration of Wanda uses training images, three disjoint s
 import json
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -63,7 +64,7 @@ def removal(model: SuperSamModel, loader: DataLoader, journal: Journal) -> Layer
     shape, quality = SamShape.from_config(model.config), quality_of(model, loader)
     return rank_layers(
         space,
-        lambda subnet: journal.get(subnet.to_json(), lambda: quality(subnet)),
+        lambda subnets: [journal.get(s.to_json(), partial(quality, s)) for s in subnets],
         lambda subnet: count_parameters(shape, subnet),
         max_removed=6,
     )

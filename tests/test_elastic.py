@@ -1,6 +1,7 @@
 """The elastic space as data, and layer ranking."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -120,20 +121,25 @@ def test_ranking_finds_the_layers_that_cost_least() -> None:
         missing = set(range(6)) - set(subnet.layers)
         return 0.9 - sum(worth[i] for i in missing) - (0.3 if {1, 4} <= missing else 0)
 
-    calls = []
-    ranking = rank_layers(
-        space, quality, lambda s: 100 * len(s.layers), max_removed=3, max_drop=0.1, progress=lambda: calls.append(1)
-    )
+    asked: list[Subnet] = []
+
+    def qualities(subnets: Sequence[Subnet]) -> list[float]:
+        asked.extend(subnets)
+        return [quality(subnet) for subnet in subnets]
+
+    ranking = rank_layers(space, qualities, lambda s: 100 * len(s.layers), max_removed=3, max_drop=0.1)
     assert [r.quality for r in ranking.single] == pytest.approx([0.9 - w for w in worth])
     assert [r.layers for r in ranking.greedy] == [(4,), (3, 4), (3, 4, 5)]
     assert ranking.prunable_layers == [3, 4]
     assert ranking.greedy[1].params == 400
-    assert len(calls) == count_evaluations(space, 3) == 1 + 6 + 4 + 3
+    assert len(asked) == len(set(asked)) == count_evaluations(space, 3) == 1 + 6 + 4 + 3
 
 
 def test_a_protected_layer_is_never_proposed() -> None:
     space = ElasticSpace.for_config(tiny_config(), protected_layers=(4,), prunable_layers=())
-    ranking = rank_layers(space, lambda s: 0.5 if 4 in s.layers else 1.0, lambda s: 1, max_removed=2)
+    ranking = rank_layers(
+        space, lambda subnets: [0.5 if 4 in s.layers else 1.0 for s in subnets], lambda s: 1, max_removed=2
+    )
     assert [r.layers for r in ranking.single] == [(i,) for i in range(6)]
     assert [r.layers for r in ranking.greedy] == [(0,), (0, 1)]
     assert ranking.prunable_layers == [0, 1]
@@ -142,4 +148,4 @@ def test_a_protected_layer_is_never_proposed() -> None:
 def test_removing_everything_is_refused() -> None:
     space = ElasticSpace.for_config(tiny_config(), prunable_layers=())
     with pytest.raises(ValueError, match="`max_removed`"):
-        rank_layers(space, lambda s: 1.0, lambda s: 1, max_removed=6)
+        rank_layers(space, lambda subnets: [1.0] * len(subnets), lambda s: 1, max_removed=6)

@@ -1,5 +1,6 @@
 """Search under a budget: engines, log, resume, result."""
 
+import hashlib
 import itertools
 import json
 import logging
@@ -15,7 +16,18 @@ import pytest
 import torch
 
 from supersam_hf.models.supersam.elastic_supersam import ElasticSpace, Subnet
-from supersam_hf.search import Budget, Objective, SearchArguments, SearchLog, make_engine, pareto_front, run_search
+from supersam_hf.search import (
+    Budget,
+    Evaluation,
+    Objective,
+    SearchArguments,
+    SearchEngine,
+    SearchLog,
+    make_engine,
+    pareto_front,
+    run_search,
+)
+from supersam_hf.search.loop import SearchLoop
 
 
 ENGINES = ["opentuner", "random", "evolution"]
@@ -290,6 +302,80 @@ def test_a_search_keeps_its_budget_and_comes_near_the_optimum(name: str, tmp_pat
     assert result.subnet() == result.best.subnet
 
 
+# Of the asks of 60 trials when there were no batches: count, and SHA-256 of the subnets.
+UNBATCHED = {
+    "opentuner": (79, "8a03b62047c25f38"),
+    "random": (65, "aa10a5a67c6e5c7e"),
+    "evolution": (80, "dedecaa302f32e7d"),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_batches_of_one_ask_as_a_loop_without_batches(name: str, tmp_path: Path) -> None:
+    result = run_search(*make(engine=name, batch_size=1), tmp_path / "log.jsonl", progress=False)
+    subnets = "\n".join(ask.evaluation.subnet.to_json() for ask in result.asks)
+    assert (len(result.asks), hashlib.sha256(subnets.encode()).hexdigest()[:16]) == UNBATCHED[name]
+
+
+class Scripted(SearchEngine):
+    """Asks for a list of subnets, and writes down what happens."""
+
+    def __init__(self, subnets: list[Subnet]) -> None:
+        self.left, self.events = iter(subnets), []
+
+    def ask(self) -> Subnet | None:
+        subnet = next(self.left, None)
+        self.events.append(("ask", subnet))
+        return subnet
+
+    def tell(self, subnet: Subnet, score: float | None) -> None:
+        self.events.append(("tell", subnet, score))
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def test_a_batch_waits_for_its_images_and_for_nothing_else(tmp_path: Path) -> None:
+    """Rejected and known subnets are told at once; what is asked for twice in a batch is told twice, in order."""
+    a, b, c = (SPACE.subnet(mlp_dim=width) for width in (192, 252, 384))
+    large = SPACE.largest()
+    engine = Scripted([a, large, b, a, large, c, a, b])
+    objective, _ = make(max_params=0.7)
+
+    def judged(evaluation: Evaluation) -> Evaluation:
+        engine.events.append(("run", evaluation.subnet))
+        return type(objective).judged(objective, evaluation)
+
+    objective.judged = judged
+    with SearchLog(tmp_path / "log.jsonl", {}) as log:
+        loop = SearchLoop(objective, engine, log, trials=4, batch_size=2, max_asks=100)
+        assert loop.run(progress=False) == "exhausted"
+    first = [("ask", a), ("ask", large), ("tell", large, None), ("ask", b), ("run", a), ("run", b)]
+    first += [("tell", a, quality(a)), ("tell", b, quality(b))]
+    second = [("ask", a), ("tell", a, quality(a)), ("ask", large), ("tell", large, None), ("ask", c)]
+    second += [("ask", a), ("tell", a, quality(a)), ("ask", b), ("tell", b, quality(b)), ("ask", None)]
+    assert engine.events[: len(first)] == first
+    # the engine has nothing more while c is open; it is asked again once it knows of c
+    assert engine.events[len(first) :] == [*second, ("run", c), ("tell", c, quality(c)), ("ask", None)]
+    asks = [(ask.evaluation.subnet, ask.trial, ask.cached) for ask in SearchLog(tmp_path / "log.jsonl", {}).asks]
+    assert asks == [
+        *[(a, 1, False), (large, None, False), (b, 2, False), (a, None, True), (large, None, True)],
+        *[(c, 3, False), (a, None, True), (b, None, True)],
+    ]
+
+
+def test_a_subnet_that_is_asked_for_twice_in_a_batch_waits_with_the_first(tmp_path: Path) -> None:
+    a, b = (SPACE.subnet(mlp_dim=width) for width in (192, 252))
+    engine = Scripted([a, a, b])
+    objective, _ = make(max_params=None)
+    with SearchLog(tmp_path / "log.jsonl", {}) as log:
+        loop = SearchLoop(objective, engine, log, trials=2, batch_size=2, max_asks=100)
+        assert loop.run(progress=False) == "trials"
+    asked = [("ask", a), ("ask", a), ("ask", b)]
+    told = [("tell", a, quality(a)), ("tell", a, quality(a)), ("tell", b, quality(b))]
+    assert engine.events == asked + told
+
+
 def test_each_subnet_is_run_once_and_repeats_are_answered_from_memory(tmp_path: Path) -> None:
     runs: list[Subnet] = []
 
@@ -366,6 +452,7 @@ def test_arguments_that_contradict_the_objective_are_refused(tmp_path: Path) -> 
     [
         ({"engine": "opentunr"}, "engine"),
         ({"trials": 0}, "trials"),
+        ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),
         ({"max_asks": 3}, "max_asks"),
     ],
@@ -432,6 +519,7 @@ def test_more_trials_prolong_a_search_without_running_the_old_ones(name: str, tm
     "change, field",
     [
         ({"seed": 5}, "seed"),
+        ({"batch_size": 2}, "batch_size"),
         ({"engine": "evolution"}, "engine"),
         ({"max_params": 0.7}, "budget.max_params"),
         ({"min_quality": 0.3}, "budget.min_quality"),

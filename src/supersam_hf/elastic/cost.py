@@ -174,7 +174,7 @@ def count_macs(
     if num_prompts < 0:
         raise ValueError(f"`num_prompts` must be 0 (image encoder alone) or more, got {num_prompts}.")
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
-    encoder = sum(_layer_macs(shape, layer) for layer in shape.kept(subnet)) + _patch_and_neck_macs(shape)
+    encoder = sum(layer_macs(shape, layer) for layer in shape.kept(subnet)) + _patch_and_neck_macs(shape)
     if num_prompts == 0:
         return encoder
     return encoder + _prompt_encoder_macs(shape, num_prompts) + num_prompts * _decoder_macs(shape)
@@ -267,7 +267,8 @@ def _decoder_parameters(shape: SamShape, rest: int) -> int:
 # Multiply-accumulates.
 
 
-def _layer_macs(shape: SamShape, layer: LayerShape) -> int:
+def layer_macs(shape: SamShape, layer: LayerShape) -> int:
+    """Of one layer of the image encoder, for one image."""
     hidden, width = shape.hidden_size, shape.num_heads * layer.head_dim
     padded, tokens = layer.padded**2, shape.grid**2
     qkv_and_proj = 4 * padded * hidden * width
@@ -310,4 +311,4 @@ def _decoder_macs(shape: SamShape) -> int:
     return transformer + upscale + hypernetworks + masks + iou_head
 
 
-__all__ = ["SamShape", "count_macs", "count_parameters"]
+__all__ = ["LayerShape", "SamShape", "count_macs", "count_parameters", "layer_macs"]

@@ -1,6 +1,6 @@
 """Which layers can go: quality with each layer removed, then greedy cumulative removal (SuperSAM, Fig. 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,13 +40,12 @@ class LayerRanking:
 
 def rank_layers(
     space: ElasticSpace,
-    quality: Callable[[Subnet], float],
+    qualities: Callable[[Sequence[Subnet]], Sequence[float]],
     params: Callable[[Subnet], int],
     *,
     max_removed: int = 6,
     max_drop: float = 0.1,
     max_prunable: int | None = None,
-    progress: Callable[[], Any] | None = None,
 ) -> LayerRanking:
     """Ranks the layers of a supernet by what their removal costs, and proposes the prunable set.
 
@@ -55,7 +54,8 @@ def rank_layers(
     they are worth, but never greedily.
 
     Args:
-        quality (`Callable`): Quality of a subnet in [0, 1] (mIoU on about 100 images), higher is better.
+        qualities (`Callable`): Quality of each of several subnets in [0, 1] (mIoU on about 100 images), higher is
+            better. It is asked for one step of the ranking at a time, and for each subnet once.
         params (`Callable`): Parameters of a subnet.
         max_removed (`int`): Length of the greedy removal, in layers.
         max_drop (`float`): Largest relative loss of quality that the proposal accepts.
@@ -70,20 +70,18 @@ def rank_layers(
         raise ValueError(f"`max_removed` must lie in 1 to {most} here, got {max_removed}.")
     known: dict[tuple[int, ...], Removal] = {}
 
-    def without(layers: tuple[int, ...]) -> Removal:
-        if layers not in known:
-            subnet = space.subnet(removed=layers)
-            known[layers] = Removal(layers, quality(subnet), params(subnet))
-            if progress is not None:
-                progress()
-        return known[layers]
+    def without(removals: Sequence[tuple[int, ...]]) -> list[Removal]:
+        new = [layers for layers in removals if layers not in known]
+        subnets = [space.subnet(removed=layers) for layers in new]
+        for layers, subnet, quality in zip(new, subnets, qualities(subnets) if new else ()):
+            known[layers] = Removal(layers, quality, params(subnet))
+        return [known[layers] for layers in removals]
 
-    full = without(())
-    single = [without((i,)) for i in range(depth)]
+    full, *single = without([(), *((i,) for i in range(depth))])
     greedy: list[Removal] = []
     removed: tuple[int, ...] = ()
     for _ in range(max_removed):
-        tried = [without(tuple(sorted({*removed, i}))) for i in space.elastic_layers if i not in removed]
+        tried = without([tuple(sorted({*removed, i})) for i in space.elastic_layers if i not in removed])
         greedy.append(max(tried, key=lambda removal: removal.quality))
         removed = greedy[-1].layers
     prunable = _propose(full, greedy, max_drop, max(1, depth * 5 // 12) if max_prunable is None else max_prunable)

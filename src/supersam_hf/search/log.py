@@ -6,9 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
+
+from accelerate import PartialState
 
 from ..files import flattened
+from ..spread import on_main
 from .objective import Evaluation
 
 
@@ -42,26 +45,33 @@ class Ask:
 class SearchLog:
     """Opens a log for appending, or starts one. `asks` are the lines that were there.
 
-    A last line without its newline was cut off when the process was killed: it is dropped, and a warning says so.
+    A last line without its newline was cut off when the process was killed: it is dropped, and a warning says so. Of
+    several processes the main one reads and writes; the others are given `asks`.
 
     Args:
         path (`str` or `Path`): The JSONL file. Its folder is made.
         header (`dict`): What must be the same for a search to go on: JSON values, nested at will.
+        state (`PartialState`, *optional*): This process among the others; None: there are no others.
 
     Raises:
         ValueError: If the log was begun with another header (the differing field is named), or a line is not readable.
     """
 
-    def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: str | Path, header: dict[str, Any], state: PartialState | None = None) -> None:
         self.path = Path(path)
+        self._file: TextIO | None = None
+        self.asks = on_main(state, lambda: self._open(header))
+
+    def _open(self, header: dict[str, Any]) -> list[Ask]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = self._whole_lines()
         if lines:
             self._check_header(lines[0], json.loads(json.dumps(header)))
-        self.asks = [Ask.from_dict(line) for line in lines[1:]]
+        asks = [Ask.from_dict(line) for line in lines[1:]]
         self._file = self.path.open("a", encoding="utf-8")
         if not lines:
             self._write(header)
+        return asks
 
     def append(self, ask: Ask) -> None:
         self._write(ask.to_dict())
@@ -72,9 +82,12 @@ class SearchLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, data: dict[str, Any]) -> None:
+        if self._file is None:  # not the main process
+            return
         self._file.write(json.dumps(data) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
@@ -161,22 +161,44 @@ class Objective:
 
     def evaluate(self, subnet: Subnet) -> Evaluation:
         """Answers for one subnet; stops at the first limit that it does not keep."""
-        params, macs = self.params(subnet), self.macs(subnet)
-        latency_ms, limits = None, self.limits
+        evaluation = self.costs(subnet)
+        if evaluation.feasible and self.times:
+            evaluation = self.timed(evaluation)
+        return self.judged(evaluation) if evaluation.feasible else evaluation
+
+    @property
+    def times(self) -> bool:
+        """Whether subnets are timed: only if the budget limits latency."""
+        return self.limits.max_latency_ms is not None
+
+    def costs(self, subnet: Subnet) -> Evaluation:
+        """The closed-form costs of a subnet, and which limit they do not keep."""
+        params, macs, limits = self.params(subnet), self.macs(subnet), self.limits
+        exceeded = None
         if limits.max_params is not None and params > limits.max_params:
-            return Evaluation(subnet, params, macs, exceeded="max_params")
-        if limits.max_macs is not None and macs > limits.max_macs:
-            return Evaluation(subnet, params, macs, exceeded="max_macs")
-        if limits.max_latency_ms is not None and self.latency_ms is not None:
-            latency_ms = float(self.latency_ms(subnet))
-            if latency_ms > limits.max_latency_ms:
-                return Evaluation(subnet, params, macs, latency_ms, exceeded="max_latency_ms")
-        quality = float(self.quality(subnet))
+            exceeded = "max_params"
+        elif limits.max_macs is not None and macs > limits.max_macs:
+            exceeded = "max_macs"
+        return Evaluation(subnet, params, macs, exceeded=exceeded)
+
+    def timed(self, evaluation: Evaluation) -> Evaluation:
+        """The same with its latency, as measured now."""
+        limit = self.limits.max_latency_ms
+        if limit is None or self.latency_ms is None:
+            return evaluation
+        latency_ms = float(self.latency_ms(evaluation.subnet))
+        return replace(evaluation, latency_ms=latency_ms, exceeded="max_latency_ms" if latency_ms > limit else None)
+
+    def judged(self, evaluation: Evaluation) -> Evaluation:
+        """The same with quality and score: runs images."""
+        quality = float(self.quality(evaluation.subnet))
         if not math.isfinite(quality):
-            raise ValueError(f"`quality` of {subnet.to_json()} is {quality}; a search needs a finite number.")
-        reached = limits.min_quality is None or quality >= limits.min_quality
-        score = self._score(params, macs, quality)
-        return Evaluation(subnet, params, macs, latency_ms, quality, None if reached else "min_quality", score)
+            raise ValueError(
+                f"`quality` of {evaluation.subnet.to_json()} is {quality}; a search needs a finite number."
+            )
+        reached = self.limits.min_quality is None or quality >= self.limits.min_quality
+        score = self._score(evaluation.params, evaluation.macs, quality)
+        return replace(evaluation, quality=quality, exceeded=None if reached else "min_quality", score=score)
 
     def _score(self, params: int, macs: int, quality: float) -> float:
         if self.goal == "quality" or self.limits.min_quality is None:

@@ -147,6 +147,8 @@ class OpenTunerEngine(SearchEngine):
         result = Result(state="ERROR", time=float("inf")) if score is None else Result(state="OK", time=-score)
         with self._own_world():
             self.manager.report_result(desired, result)
+            # Left to the next ask, several results would be taken in the order of their times by the clock.
+            self.manager.search_driver.process_new_results()
 
     def close(self) -> None:
         self.manager.session.close()

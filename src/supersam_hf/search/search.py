@@ -1,15 +1,17 @@
-"""The search loop: ask, evaluate, log, tell."""
+"""A search from its arguments to its result."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm.auto import tqdm
+from accelerate import PartialState
 
-from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
+from ..models.supersam.elastic_supersam import ElasticSpace
+from ..spread import on_main
 from .engine import SearchEngine
-from .log import Ask, SearchLog
-from .objective import Budget, Evaluation, Goal, Objective
+from .log import SearchLog
+from .loop import SearchLoop
+from .objective import Budget, Goal, Objective
 from .result import SearchResult
 
 
@@ -37,6 +39,8 @@ class SearchArguments:
     """Least quality in [0, 1], such as an mIoU of 0.8."""
     seed: int = 0
     """Seed of the engine; the same seed and log give the same search."""
+    batch_size: int = 4
+    """How many subnets are proposed before the first of them is known; so many processes can work at a time."""
     max_asks: int | None = None
     """Most proposals, the rejected and repeated ones included; 100 a trial if not given."""
 
@@ -45,6 +49,8 @@ class SearchArguments:
             raise ValueError(f"`engine` is {self.engine!r}; it may be one of {list(ENGINES)}.")
         if self.trials < 1:
             raise ValueError(f"`trials` is {self.trials}; give at least 1.")
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` is {self.batch_size}; give at least 1.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"`seed` is {self.seed}; give a whole number from 0 to 2**32 - 1.")
         if self.max_asks is not None and self.max_asks < self.trials:
@@ -79,12 +85,15 @@ def run_search(
     *,
     context: dict[str, Any] | None = None,
     progress: bool = True,
+    state: PartialState | None = None,
 ) -> SearchResult:
     """Searches until `trials` distinct subnets were run, and goes on where `log_path` left off.
 
     Subnets that break a closed-form limit are told to the engine as infeasible and cost no trial; repeated subnets are
     answered from memory. A search that is killed at any point and started again gives the same asks as one that was
     not: the log is replayed through the engine without running an image. More `trials` prolong a finished search.
+    `batch_size` subnets are asked for before any of them is told, so that processes can share them: the asks depend on
+    that size and not on how many processes there are.
 
     Args:
         objective (`Objective`): What to search for.
@@ -93,6 +102,8 @@ def run_search(
         context (`dict`, *optional*): Whatever else the qualities depend on (checkpoint, data, prompts), as JSON.
             Kept in the log's first line: a search resumes only with the same.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar.
+        state (`PartialState`, *optional*): This process among the others; all of them must come here. The main one
+            writes the log and measures latencies while the others wait. None: there are no others.
 
     Returns:
         `SearchResult`: The trials, the best, the front.
@@ -100,6 +111,7 @@ def run_search(
     Raises:
         ValueError: If arguments and objective disagree, the log belongs to another search, or already the smallest
             subnet is too slow.
+        RuntimeError: If the engines of several processes ask for different subnets.
     """
     if (arguments.budget, arguments.goal) != (objective.budget, objective.goal):
         raise ValueError(
@@ -107,85 +119,33 @@ def run_search(
             f"{arguments.budget} and {arguments.goal!r}. Make it with `arguments.budget` and `arguments.goal`."
         )
     settings = _settings(objective, arguments, context)
-    with SearchLog(log_path, settings) as log:
+    with SearchLog(log_path, settings, state) as log:
         if not log.asks:
-            objective.check_latency()
+            on_main(state, objective.check_latency)
         engine = make_engine(arguments.engine, objective.space, arguments.seed)
+        loop = SearchLoop(
+            objective,
+            engine,
+            log,
+            state,
+            trials=arguments.trials,
+            batch_size=arguments.batch_size,
+            max_asks=arguments.max_asks or 100 * arguments.trials,
+        )
         try:
-            asks, stopped = _loop(objective, arguments, engine, log, progress)
+            stopped = loop.run(progress and (state is None or state.is_main_process))
         finally:
             engine.close()
-    return SearchResult(objective, asks, stopped, settings)
+    return SearchResult(objective, loop.asks, stopped, settings)
 
 
 def _settings(objective: Objective, arguments: SearchArguments, context: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "engine": arguments.engine,
         "seed": arguments.seed,
+        "batch_size": arguments.batch_size,
         "goal": objective.goal,
         "budget": objective.budget.to_dict(),
         "space": objective.space.to_dict(),
         "context": context or {},
     }
-
-
-def _loop(
-    objective: Objective, arguments: SearchArguments, engine: SearchEngine, log: SearchLog, progress: bool
-) -> tuple[list[Ask], str]:
-    asks: list[Ask] = []
-    seen: dict[Subnet, Evaluation] = {}
-    trials, best = 0, -float("inf")
-    max_asks = arguments.max_asks or 100 * arguments.trials
-    with tqdm(total=arguments.trials, desc="search", unit="trial", disable=not progress) as bar:
-        while trials < arguments.trials:
-            if len(asks) >= max_asks:
-                return asks, "max_asks"
-            subnet = engine.ask() if len(seen) < objective.space.size else None
-            if subnet is None:
-                return asks, "exhausted"
-            logged = log.asks[len(asks)] if len(asks) < len(log.asks) else None
-            ask = _answer(objective, subnet, seen, len(asks) + 1, trials + 1, logged)
-            if logged is None:
-                log.append(ask)
-            engine.tell(subnet, ask.evaluation.score)
-            asks.append(ask)
-            seen[subnet] = ask.evaluation
-            if ask.trial is not None:
-                trials += 1
-                bar.update()
-                if ask.evaluation.feasible and ask.evaluation.score is not None:
-                    best = max(best, ask.evaluation.score)
-            bar.set_postfix(best=f"{best:.4f}", asks=len(asks), refresh=len(asks) % 50 == 0)
-    return asks, "trials"
-
-
-def _answer(
-    objective: Objective,
-    subnet: Subnet,
-    seen: dict[Subnet, Evaluation],
-    number: int,
-    trial: int,
-    logged: Ask | None,
-) -> Ask:
-    """Answers one ask from the log, from memory, or by evaluating it."""
-    cached = subnet in seen
-    if logged is not None:
-        _check_replay(objective, subnet, number, logged)
-        return logged
-    evaluation = seen[subnet] if cached else objective.evaluate(subnet)
-    is_trial = evaluation.quality is not None and not cached
-    return Ask(number, trial if is_trial else None, cached, evaluation)
-
-
-def _check_replay(objective: Objective, subnet: Subnet, number: int, logged: Ask) -> None:
-    then = logged.evaluation
-    if then.subnet != subnet:
-        raise ValueError(
-            f"Line {number + 1} of the log has another subnet than the engine asks for now: the log was made with "
-            "other versions of the libraries, or edited. Begin another log."
-        )
-    if (then.params, then.macs) != (objective.params(subnet), objective.macs(subnet)):
-        raise ValueError(
-            f"Line {number + 1} of the log has {then.params:,} parameters and {then.macs:,} MACs; the model now has "
-            f"{objective.params(subnet):,} and {objective.macs(subnet):,} there. The log belongs to another model."
-        )
