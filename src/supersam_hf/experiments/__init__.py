@@ -1,0 +1,1 @@
+"""The papers' comparisons: several runs that differ in one thing, and the table or figure made of them."""
