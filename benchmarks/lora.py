@@ -30,7 +30,7 @@ from supersam_hf.pipeline import stages
 from supersam_hf.pipeline.adapt import Plan, adapt, qualities
 from supersam_hf.pipeline.context import Run
 from supersam_hf.recipe import Recipe
-from supersam_hf.training.engine import EngineArguments
+from supersam_hf.training.arguments import EngineArguments
 from supersam_hf.training.finetune import FinetuneArguments, finetune
 from supersam_hf.training.sandwich import SandwichArguments, predict, train_sandwich
 

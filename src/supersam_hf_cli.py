@@ -15,8 +15,11 @@ VERBS = {
     "extract": "save a subnet as a standalone model",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
     "adapt": "LoRA: specialise a supernet (elastic LoRA) or one subnet to a dataset, in a few MB",
+    "report": "write a run, finished or not, on one HTML page",
     "push": "publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card",
+    "preview": "a figure of a data source: images as the model sees them, with objects and prompts",
     "prepare": "turn a raw dataset into canonical parquet, with its card; push it to the Hub",
+    "experiment": "a table or figure of the SuperSAM paper, over variants and seeds, from any data and checkpoint",
     "convert": "turn an original SAM .pth checkpoint into a folder that from_pretrained loads",
 }
 OFB_VERBS = {

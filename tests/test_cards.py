@@ -43,7 +43,10 @@ def full(kind: Kind = "supersam_subnet") -> CardFacts:
         layers=[Layer(0, {"MLP": 768}, {"MLP": 192}, 0.4), Layer(1, {"MLP": 768}, None, 0.7)],
         search_lines=["Searched."],
         limits=["One run."],
-        costs=[StageCost("train", 1800.0, 0.012, 0.004, "estimated"), StageCost("search", 60.0, 0.001, 0.0004)],
+        costs=[
+            StageCost("train", 1800.0, 400, 1600, 0.012, 0.004, "estimated"),
+            StageCost("search", 60.0, energy_kwh=0.001, emissions_kg=0.0004),
+        ],
         hardware={"device": "Some CPU", "threads": 2, "torch": "2.13.0"},
         versions={"torch": "2.13.0"},
         eval_split="validation",
@@ -149,9 +152,16 @@ def test_layers_say_what_is_left_and_what_they_were_worth() -> None:
 
 
 def test_costs_are_summed_where_all_are_known() -> None:
-    assert tables.costs(full().costs).splitlines()[-1] == "| total | 31.0 min | 13 Wh | 4.4 g |"
-    half = [StageCost("train", 10.0, 0.012), StageCost("search", 5.0)]
-    assert tables.costs(half).splitlines()[-1] == "| total | 15.0 s |  |"
+    assert tables.costs(full().costs).splitlines()[-1] == "| total | 31 min 00 s | 400 | 1,600 | 13 Wh | 4.4 g |"
+    half = [StageCost("train", 10.0, energy_kwh=0.012), StageCost("search", 5.0)]
+    assert tables.costs(half).splitlines()[-1] == "| total | 15 s |  |"
+
+
+def test_energy_and_carbon_have_a_unit_that_fits() -> None:
+    assert [tables.energy(kwh) for kwh in (0.00001234, 0.437, 1.0, 1234.5)] == [
+        *("0.0123 Wh", "437 Wh", "1 kWh", "1.23e+03 kWh")
+    ]
+    assert [tables.carbon(kg) for kg in (0.0042, 12.3)] == ["4.2 g", "12.3 kg"]
 
 
 def test_a_revision_is_pinned_in_every_snippet() -> None:

@@ -508,11 +508,11 @@ def test_the_command_keeps_the_folder_that_it_pushes(
         assert main(arguments) == 0
         assert contents(kept) == contents(source)
         assert main(arguments) == 2
-        assert "is there and not empty" in capsys.readouterr().err
+        assert "is not an empty folder" in capsys.readouterr().err
     config = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path)}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     assert main(["push", str(adapter), REPO, "--output_dir", str(kept)]) == 2
-    assert "is there and not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,22 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from test_cli import recipe_of
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamModel
 from supersam_hf.files import fingerprint
+from supersam_hf.pipeline.context import Run
 from supersam_hf.pipeline.journal import Journal
+from supersam_hf.pipeline.runner import forget
+from supersam_hf.pipeline.supersam import STAGES
 from supersam_hf.recipe import Recipe
 from supersam_hf.training.pretrain import PretrainArguments
 from supersam_hf_cli import main
@@ -127,18 +132,21 @@ def test_ranking_feeds_the_space(finished: Path) -> None:
 
 
 def test_a_finished_run_is_not_run_again(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    def times() -> dict[Path, int]:
+        """Of all but what tells of this sitting, the last one."""
+        files = (path for path in finished.rglob("*") if path.is_file())
+        return {path: path.stat().st_mtime_ns for path in files if path.name not in ("run.json", "report.html")}
+
+    before = times()
     with caplog.at_level("INFO"):
         assert main(argv(finished)) == 0
-    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()} == before
+    assert times() == before
     assert caplog.text.count("done already") == 8
 
 
 def test_other_values_are_refused_until_the_stage_is_redone(
     finished: Path, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     assert main(argv(copy, search__max_params=0.95)) == 2
@@ -196,8 +204,6 @@ def test_single_verbs_follow_one_another(finished: Path, tmp_path: Path, capsys:
 
 
 def test_the_holdout_is_never_trained_on(tmp_path: Path) -> None:
-    from supersam_hf.pipeline.context import Run
-
     recipe = Recipe(output_dir=str(tmp_path), holdout_images=5, pretrain=PretrainArguments(enabled=True))
     recipe.data.shapes_train_images, recipe.data.shapes_image_size = 20, 64
     recipe.pretrain.image_size = 64
@@ -228,31 +234,47 @@ def test_a_journal_goes_on_and_refuses_other_contexts(tmp_path: Path) -> None:
         Journal(path, {"seed": 2})
 
 
-def test_accelerate_launch_runs_a_verb(finished: Path, tmp_path: Path, run_python: Callable) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "1",
-        "-m",
-        "supersam_hf",
-    ]
-    start = {"pretrain__enabled": "false", "model__name": finished / "pretrained"}
-    done = subprocess.run([*launcher, *argv(tmp_path, "train", **start)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert SuperSamModel.from_pretrained(tmp_path / "supernet").config.elastic_space is not None
-
-
-def test_two_processes_run_the_whole_pipeline(tmp_path: Path) -> None:
-    """Both train; the stages that write once run on the main process while the other waits."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "supersam_hf"]
+def torchrun(processes: int, *argv: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    launcher += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *argv(tmp_path / "run")], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*launcher, "-m", "supersam_hf", *argv], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
-    assert [row["name"] for row in rows][-1] == "found"
-    state = json.loads((tmp_path / "run" / "train" / "checkpoint-00000004" / "trainer_state.json").read_text())
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As each process of a launch has: the number of threads decides in which order sums are taken."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def found_of(folder: Path) -> dict[str, object]:
+    """What ranking, evaluations and search have written down, without times."""
+    texts = ("ranking.json", "ranking/evaluations.jsonl", "search/trials.jsonl", "evaluation_before.json")
+    found: dict[str, object] = {name: (folder / name).read_text() for name in texts}
+    for name in ("before", "report"):
+        found[name] = (folder / "evaluation" / f"{name}.jsonl").read_text()
+    search = json.loads((folder / "search.json").read_text())
+    results = json.loads((folder / "results.json").read_text())
+    rows = [{key: row[key] for key in row if "latency" not in key} for row in results["rows"]]
+    found["reordered"] = fingerprint(SuperSamModel.from_pretrained(folder / "reordered"))
+    return {**found, "search": search, "rows": rows, "before_rows": results["before"]}
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path, one_thread: None) -> None:
+    """A whole run on two; then all that does not train once more with the same weights, in this process."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    options = {"reorder__num_images": 8}  # two batches
+    torchrun(2, *argv(both, **options))
+    state = json.loads((both / "train" / "checkpoint-00000004" / "trainer_state.json").read_text())
     assert state["run"]["processes"] == 2
+    shutil.copytree(both, alone)
+    run = Run(recipe_of("run", *argv(alone, **options)[1:]))
+    again = {name: stage for name, stage in STAGES.items() if name not in ("pretrain", "train", "extract")}
+    forget(run, again)
+    for stage in again.values():
+        stage.function(run)
+    assert found_of(alone) == found_of(both)

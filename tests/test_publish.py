@@ -15,6 +15,7 @@ from PIL import Image
 from supersam_hf import ElasticSpace, OfbViTForImageClassification, Subnet, SuperSamModel
 from supersam_hf.elastic.cost import count_macs, count_parameters
 from supersam_hf.hub import export, push
+from supersam_hf.hub.tables import duration
 from supersam_hf.pipeline.cards.records import source
 from supersam_hf.pipeline.publish import Publication, publication
 
@@ -74,12 +75,16 @@ def written(value: float) -> set[str]:
 def test_every_number_of_the_tables_is_in_the_runs_files(run: str, name: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(run)
     known = {way for value in numbers(folder) for way in written(value)}
+    times = {duration(value) for value in numbers(folder)}
     params = {row["params"] for row in json.loads((folder / "results.json").read_text())["rows"]}
     shares = {f"{a / b:.1%}" for a in params for b in params}
     table = cells(publication(folder, name).card)
     assert len(table) > 30
     for row, head, cell in table:
         if row == "total":
+            continue
+        if head == "time":
+            assert cell in times, (row, cell)
             continue
         tokens = re.findall(r"\d[\d,.]*%?(?:e-?\d+)?", cell)
         wrong = [token for token in tokens if token not in (shares if head == "of the original" else known)]
@@ -98,8 +103,10 @@ def test_a_subnets_card_tells_its_own_story(supersam_run: Path) -> None:
     assert table["the same before training", "mIoU"] == f"{before['found']['miou']:.4f}"
     assert table["original", "mIoU"] == f"{rows['original']['miou']:.4f}"
     assert table["**this model**", "relative"] == f"{found['latency']['ratio']:.2f}×"
-    stages = [json.loads(path.read_text()) for path in (supersam_run / "stages").glob("*.json")]
-    assert table["total", "time"] == f"{sum(stage['seconds'] for stage in stages):.1f} s"
+    stages = [json.loads(path.read_text())["cost"] for path in (supersam_run / "stages").glob("*.json")]
+    assert table["total", "time"] == duration(sum(stage["seconds"] for stage in stages))
+    assert table["train", "iterations"] == "4"
+    assert table["total", "images"] == str(sum(stage["images"] for stage in stages))
 
 
 def test_a_subnets_card_says_what_was_cut(supersam_run: Path) -> None:
@@ -226,6 +233,7 @@ def test_what_a_run_has_not_done_is_left_out(copied: Path) -> None:
     for name in ("results.json", "ranking.json", "subnet.png"):
         (copied / name).unlink()
     shutil.rmtree(copied / "stages")
+    shutil.rmtree(copied / "costs")
     found = publication(copied, "subnet")
     for sign in ("None", "Latency", "energy", "## Cost", "without this layer", "Evaluated", "!["):
         assert sign not in found.card, sign
@@ -285,29 +293,48 @@ def test_the_front_says_where_it_was_timed(supersam_run: Path) -> None:
     assert front["hardware"] == {"device": ran_on["device"], "threads": ran_on["threads"]}
 
 
-def test_a_resumed_stage_has_no_cost(copied: Path) -> None:
-    """What is recorded is its last part: neither that nor a sum with it is the model's cost."""
-    energy = {"kwh": 0.01, "kg_co2eq": 0.002, "country": "FRA", "method": "guessed"}
-    for path in (copied / "stages").glob("*.json"):
-        changed(path, lambda record: record.update(energy=energy))
+def test_a_resumed_stage_costs_all_its_sittings(copied: Path) -> None:
+    told = {"energy_kwh": 0.01, "emissions_kg": 0.002, "country": "FRA", "kg_per_kwh": 0.2, "method": "guessed"}
+
+    def spend(costs: dict[str, Any]) -> None:
+        costs["sittings"] = [{**costs["sittings"][0], **told, "seconds": 10.0}]
+
+    for path in (copied / "costs").glob("*.json"):
+        changed(path, spend)
     found = publication(copied, "subnet").card
-    assert "CO₂ equivalent: by the mean electricity of FRA." in found
-    assert ModelCard(found).data.co2_eq_emissions["emissions"] > 0  # type: ignore[attr-defined]
-    changed(copied / "stages" / "train.json", lambda record: record.update(resumed=True))
+    assert "Energy: guessed. CO₂ equivalent: by the mean electricity of FRA, 0.2 kg a kWh." in found
+    assert "Sittings" not in found
+    stages = {row for row, head, _ in cells(found) if head == "time"} - {"total"}
+    assert ModelCard(found).data.co2_eq_emissions["emissions"] == 2.0 * len(stages)  # type: ignore[attr-defined]
+
+    def again(costs: dict[str, Any]) -> None:
+        costs["sittings"] = [{**costs["sittings"][0], "iterations": 3, "images": 12}] * 2
+
+    changed(copied / "costs" / "train.json", again)
     card = publication(copied, "subnet").card
-    stages = {row for row, head, _ in cells(card) if head == "time"}
-    assert "search" in stages
-    assert not {"train", "total"} & stages
-    assert "Not known of `train`: interrupted and resumed" in card
-    assert "co2_eq_emissions" not in ModelCard(card).data.to_dict()
+    table = {(row, head): cell for row, head, cell in cells(card)}
+    assert (table["train", "time"], table["train", "iterations"], table["train", "images"]) == ("20 s", "6", "24")
+    assert (table["train", "energy"], table["train", "CO₂ equivalent"]) == ("20 Wh", "4 g")
+    assert "Sittings: `train` in 2; what was done twice after an interruption is counted." in card
+    assert ModelCard(card).data.co2_eq_emissions["emissions"] == 2.0 * (len(stages) + 1)  # type: ignore[attr-defined]
 
 
 def test_a_training_without_a_record_leaves_no_total(copied: Path) -> None:
-    """As the verb `train` alone leaves it: the other stages are not all that it took."""
-    (copied / "stages" / "train.json").unlink()
+    """The other stages are not all that it took."""
+    (copied / "costs" / "train.json").unlink()
     stages = {row for row, head, _ in cells(publication(copied, "subnet").card) if head == "time"}
     assert "search" in stages
     assert "total" not in stages
+
+
+def test_a_milestone_is_told(copied: Path) -> None:
+    reached = {"subnet": "smallest", "target": 0.7, "miou": 0.712, "step": 40, "iterations": 52, "images": 208}
+    cost = {"samples": 416, "seconds": 33.4, "energy_kwh": 0.0021, "emissions_kg": None}
+    (copied / "milestone.json").write_text(json.dumps({**reached, **cost}))
+    assert (
+        "The smallest subnet first reached a mIoU of 0.7 (with 0.7120) at step 40: after 52 iterations, 208 images, "
+        "416 prompted objects, 33 s, 2.1 Wh."
+    ) in publication(copied, "supernet").card
 
 
 def test_the_dataset_of_the_report_may_be_another(copied: Path) -> None:

@@ -3,19 +3,24 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from .interruption import Interrupted, interruptible
+
 
 Method = Literal["supersam", "ofb"]
 
 # Verbs with arguments of their own instead of a recipe: a module each in `commands/`.
-COMMANDS = ("convert", "prepare", "push")
+COMMANDS = ("convert", "experiment", "prepare", "preview", "push", "report")
 # Which sections each verb reads; the others are accepted (a recipe has them all) but not listed in its help.
 COMMON = ("config", "output_dir", "model", "data")
+ALWAYS = ("help", "print_config", "config", "output_dir", "dry_run", "seed", "deterministic", "energy")
 SECTIONS = {
+    "preview": ("config", "data"),
     "pretrain": ("data", "pretrain"),
     "rank-layers": (*COMMON, "holdout_images", "space", "rank_layers"),
     "reorder": (*COMMON, "holdout_images", "space", "reorder"),
@@ -59,6 +64,9 @@ def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
     if verb == "run":
         help_text = "run this stage and those after it again, though their output is there"
         parser.add_argument("--redo", type=str, default=None, help=help_text)
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="tell what would be done, what it takes, and stop"
+    )
     if method == "supersam" and verb in ("extract", "measure"):
         what = "JSON file of a subnet, or `largest`, `smallest`, `pareto-N`, `found` (what search chose)"
         parser.add_argument("--subnet", type=str, default="found" if verb == "extract" else "largest", help=what)
@@ -88,7 +96,7 @@ def _hide_others(parser: ArgumentParser, sections: tuple[str, ...] | None) -> No
     if sections is None:
         return
     for action in parser._actions:
-        if action.dest.split(".")[0] not in (*sections, "help", "print_config", "config", "output_dir"):
+        if action.dest.split(".")[0] not in (*sections, *ALWAYS):
             action.help = argparse.SUPPRESS
     for group in parser._action_groups:
         if all(action.help == argparse.SUPPRESS for action in group._group_actions):
@@ -96,26 +104,44 @@ def _hide_others(parser: ArgumentParser, sections: tuple[str, ...] | None) -> No
 
 
 def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
-    """Parses `argv` and runs the verb. Bad values end with a message that names them and exit code 2."""
+    """Parses `argv` and runs the verb. Bad values, and what a machine lacks, end with a message and exit code 2;
+    SIGTERM and SIGINT with what was saved and 0, for the same command goes on."""
     from transformers.utils import logging as transformers_logging
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for library in ("httpx", "httpx2"):  # every request
+    main = os.environ.get("RANK", "0") == "0"  # as launchers say it; of several processes one tells how it goes
+    logging.basicConfig(level=logging.INFO if main else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for library in ("httpx", "httpx2", "accelerate"):  # every request, every file of a checkpoint
         logging.getLogger(library).setLevel(logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if method == "supersam" and verb in COMMANDS:
-        return importlib.import_module(f".commands.{verb}", __package__).main(argv)
-    from .training.engine import LaunchError, NonFiniteLossError
+    try:
+        with interruptible():
+            if method == "supersam" and verb in COMMANDS:
+                return importlib.import_module(f".commands.{verb}", __package__).main(argv)
+            return _run_recipe(verb, argv, method)
+    except Interrupted as stop:
+        if main:
+            print(f"{_prog(verb, method)}: {stop}", file=sys.stderr)
+        return 0
+
+
+def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
+    from .training.errors import TrainingError, explained
 
     parser = recipe_parser(verb, method)
     values = parser.parse_args(argv)
     try:
         parsed = vars(parser.instantiate(values))
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
+        dry_run = parsed.pop("dry_run")
         parsed.pop("config", None)
-        _run_stage(verb, method, recipe_class(method)(**parsed), extra)
-    except (ValueError, OSError, LaunchError, NonFiniteLossError) as error:
+        recipe = recipe_class(method)(**parsed)
+        with explained():
+            if dry_run:
+                _tell_plan(verb, method, recipe)
+            else:
+                _run_stage(verb, method, recipe, extra)
+    except (ValueError, OSError, TrainingError) as error:
         # What the user can mend: no traceback.
         print(f"{_prog(verb, method)}: {error}", file=sys.stderr)
         return 2
@@ -131,3 +157,14 @@ def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) ->
         from .pipeline import supersam
 
         supersam.run_verb(verb, recipe, **extra)
+
+
+def _tell_plan(verb: str, method: Method, recipe: Any) -> None:
+    if method == "ofb":
+        from .pipeline.ofb_dry_run import tell_ofb_plan
+
+        tell_ofb_plan(verb, recipe)
+    else:
+        from .pipeline.dry_run import tell_plan
+
+        tell_plan(verb, recipe)

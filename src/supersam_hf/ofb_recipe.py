@@ -89,6 +89,7 @@ class OfbRecipe(RunRecipe):
             self.space = SearchSpace.official()
         if self.holdout_images < 0:
             raise ValueError(f"`holdout_images` must be 0 or more, got {self.holdout_images}.")
+        self.share_seed(self.data, self.pretrain, self.search, self.finetune)
 
 
 __all__ = ["EvaluateClassifierArguments", "MeasureClassifierArguments", "OfbModelArguments", "OfbRecipe"]

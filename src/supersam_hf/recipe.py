@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .data.arguments import DataArguments
+from .measure.energy import EnergyArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
 from .training.finetune import FinetuneArguments
@@ -19,6 +20,20 @@ class RunRecipe:
     """Folder of everything the run writes. A stage whose output is there is not run again."""
     holdout_images: int = 100
     """Training images kept out of training."""
+    seed: int | None = None
+    """Seed of the whole run, in place of the sections' own; what is compared (evaluate, shapes) keeps its seed."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time; slower, and an error where a device has none."""
+    energy: EnergyArguments = field(default_factory=EnergyArguments)
+
+    def share_seed(self, *sections: Any) -> None:
+        """Gives these sections the seed of the run, if it has one."""
+        if self.seed is None:
+            return
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` must be a whole number from 0 to 2**32 - 1, got {self.seed}.")
+        for section in sections:
+            section.seed = self.seed
 
     def sections(self, *names: str) -> dict[str, Any]:
         """These sections as plain data, without what may change between a run and its continuation."""
@@ -26,8 +41,9 @@ class RunRecipe:
         chosen = {name: values[name] for name in names}
         for section in chosen.values():
             if isinstance(section, dict):
-                for key in ("num_workers", "report_to", "resume", "save_steps", "save_total_limit", "logging_steps"):
+                for key in ("num_workers", "report_to", "resume_from_checkpoint", "save_steps", "save_total_limit"):
                     section.pop(key, None)
+                section.pop("logging_steps", None)
         return chosen
 
 
@@ -157,3 +173,4 @@ class Recipe(RunRecipe):
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
+        self.share_seed(self.data, self.pretrain, self.train, self.finetune, self.adapt, self.search)

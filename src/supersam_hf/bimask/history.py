@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..files import whole_lines
+from ..files import whole_lines, write_whole
 from .extract import architecture
 from .masking import MaskedModel
 from .scores import BiMask
@@ -30,7 +30,7 @@ class SearchHistory:
         """Removes the lines beyond `step`: a resumed search writes them again."""
         if self.path.exists():
             kept = [line for line in whole_lines(self.path) if 0 < step >= json.loads(line)["step"]]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+            write_whole(self.path, "".join(f"{line}\n" for line in kept))
 
     def append(self, masked: MaskedModel, *, step: int, macs: int, removed: list[str]) -> None:
         """One line: sizes, and for every submodule S and m in the order of S, and p."""

@@ -60,7 +60,7 @@ def card_data(facts: CardFacts) -> ModelCardData:
     if results:
         metrics = list(dict.fromkeys(result.metric_type for result in results))
         optional |= {"eval_results": results, "model_name": facts.title, "metrics": metrics}
-    emitted = [stage.kg_co2eq for stage in facts.costs]
+    emitted = [stage.emissions_kg for stage in facts.costs]
     if emitted and None not in emitted and facts.costs_whole:
         optional["co2_eq_emissions"] = _emissions(facts)
     return ModelCardData(
@@ -94,7 +94,7 @@ def eval_results(facts: CardFacts) -> list[EvalResult]:
 
 def _emissions(facts: CardFacts) -> dict[str, Any]:
     """The Hub's own field, in grams."""
-    grams = sum(stage.kg_co2eq or 0.0 for stage in facts.costs) * 1e3
+    grams = sum(stage.emissions_kg or 0.0 for stage in facts.costs) * 1e3
     said: dict[str, Any] = {"emissions": float(f"{grams:.3g}"), "source": "codecarbon"}
     return said if not facts.hardware else said | {"hardware_used": str(facts.hardware["device"])}
 

@@ -93,22 +93,30 @@ class Layer:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage took.
+    """What a stage took, over all its sittings.
 
     Args:
         name (`str`): The stage.
         seconds (`float`): Wall time.
-        kwh, kg_co2eq (`float`, *optional*): Energy and emissions, where they were measured or estimated.
+        iterations, images (`int`): Of a training: steps, and images of these steps.
+        energy_kwh, emissions_kg (`float`, *optional*): Electricity in kWh and CO2 equivalent in kg, where they were
+            measured or estimated.
         method (`str`, *optional*): How.
-        country (`str`, *optional*): Whose mean electricity the emissions are of: a three-letter ISO code.
+        kg_per_kwh (`float`, *optional*): Emissions factor.
+        country (`str`, *optional*): Whose mean electricity the factor is of: a three-letter ISO code; None: given.
+        sittings (`int`): How often it was begun or went on.
     """
 
     name: str
     seconds: float
-    kwh: float | None = None
-    kg_co2eq: float | None = None
+    iterations: int = 0
+    images: int = 0
+    energy_kwh: float | None = None
+    emissions_kg: float | None = None
     method: str | None = None
+    kg_per_kwh: float | None = None
     country: str | None = None
+    sittings: int = 1
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,25 @@ def megabytes(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    if seconds < 120:
+    """In the two units that matter: `3 days 4 h`, `2 h 05 min`, `3 min 20 s`, `42 s`, `1.5 s`."""
+    if seconds < 10:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24:,} days {hours % 24} h"
+
+
+def energy(kwh: float) -> str:
+    return f"{kwh:.3g} kWh" if kwh >= 1 else f"{kwh * 1e3:.3g} Wh"
+
+
+def carbon(kg: float) -> str:
+    return f"{kg:.3g} kg" if kg >= 1 else f"{kg * 1e3:.3g} g"
 
 
 def table(columns: Mapping[str, Sequence[str]]) -> str:
@@ -119,14 +135,18 @@ def costs(stages: Sequence[StageCost], whole: bool = True) -> str:
         return ""
     total = list(stages)
     if whole:
-        kwh, kg_co2eq = _sum(stages, "kwh"), _sum(stages, "kg_co2eq")
-        total.append(StageCost("total", sum(stage.seconds for stage in stages), kwh, kg_co2eq))
+        kwh, kg = _sum(stages, "energy_kwh"), _sum(stages, "emissions_kg")
+        seconds = sum(stage.seconds for stage in stages)
+        iterations, images = sum(stage.iterations for stage in stages), sum(stage.images for stage in stages)
+        total.append(StageCost("total", seconds, iterations, images, kwh, kg))
     return table(
         {
             "stage": [stage.name for stage in total],
             "time": [duration(stage.seconds) for stage in total],
-            "energy": ["" if stage.kwh is None else f"{stage.kwh * 1e3:.3g} Wh" for stage in total],
-            "CO₂ equivalent": ["" if s.kg_co2eq is None else f"{s.kg_co2eq * 1e3:.3g} g" for s in total],
+            "iterations": [count(stage.iterations) if stage.iterations else "" for stage in total],
+            "images": [count(stage.images) if stage.images else "" for stage in total],
+            "energy": ["" if stage.energy_kwh is None else energy(stage.energy_kwh) for stage in total],
+            "CO₂ equivalent": ["" if s.emissions_kg is None else carbon(s.emissions_kg) for s in total],
         }
     )
 
@@ -177,9 +197,11 @@ def _limit(limit: Limit) -> str:
 
 __all__ = [
     "budget",
+    "carbon",
     "costs",
     "count",
     "duration",
+    "energy",
     "giga",
     "layers",
     "measured_on",

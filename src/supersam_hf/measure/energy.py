@@ -3,8 +3,6 @@
 import importlib
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,31 +20,48 @@ CPU_METHODS = {
 }
 
 
+@dataclass
+class EnergyArguments:
+    """Electricity and emissions; recorded where codecarbon is installed (the extra `energy`)."""
+
+    country: str | None = None
+    """ISO code of three letters whose mean electricity gives the emissions; null: codecarbon's own configuration."""
+    kg_per_kwh: float | None = None
+    """Emissions factor in kg of CO2 equivalent a kWh, in place of a country's mean (0.437 in the paper)."""
+
+    def __post_init__(self) -> None:
+        if self.kg_per_kwh is not None and self.kg_per_kwh < 0:
+            raise ValueError(f"`energy.kg_per_kwh` must be 0 or more, got {self.kg_per_kwh}.")
+        if self.kg_per_kwh is not None and self.country is not None:
+            raise ValueError("`energy.country` and `energy.kg_per_kwh` are two factors: give one of them.")
+        # Now, on every process alike: only one of them will have a meter.
+        if self.country is not None and can_track_energy():
+            _silence()
+            if not _is_country(self.country):
+                raise ValueError(
+                    f"`energy.country` must be a three-letter ISO code such as 'FRA' or 'USA', got {self.country!r}."
+                )
+
+
 @dataclass(frozen=True)
 class EnergyUse:
     """What the whole machine used, other programs on it included.
 
     Args:
-        seconds (`float`): How long it was watched.
-        kwh (`float`): Electricity of CPU, memory and GPUs, in kWh.
-        kg_co2eq (`float` or None): Emissions by the country's mean electricity, in kg; None where it is not known.
-        country (`str` or None): Its three-letter ISO code.
+        energy_kwh (`float`): Electricity of CPU, memory and GPUs, in kWh.
+        emissions_kg (`float` or None): CO2 equivalent, in kg; None where no factor is known.
+        kg_per_kwh (`float` or None): Emissions factor, in kg of CO2 equivalent a kWh.
+        country (`str` or None): ISO code of the country whose mean the factor is; None where it was given.
         method (`str`): How each part was measured, or that it was estimated.
         hardware (`str`): CPU and GPUs.
     """
 
-    seconds: float
-    kwh: float
-    kg_co2eq: float | None
+    energy_kwh: float
+    emissions_kg: float | None
+    kg_per_kwh: float | None
     country: str | None
     method: str
     hardware: str
-
-
-class EnergyRecord:
-    """Where [`track_energy`] leaves what it found: `use` is None until the end, and where it could not be told."""
-
-    use: EnergyUse | None = None
 
 
 def can_track_energy() -> bool:
@@ -54,36 +69,64 @@ def can_track_energy() -> bool:
     return importlib.util.find_spec("codecarbon") is not None
 
 
-@contextmanager
-def track_energy(country: str | None = None) -> Iterator[EnergyRecord]:
-    """Watches the machine while its `with` block lasts. Writes no file, asks no network, and never fails the block.
+class EnergyMeter:
+    """Watches the machine from `start` to `stop`. Writes no file, asks no network, and never fails what it watches.
 
     The first use in a process looks for the hardware, which takes a second or two; then a thread samples once a
-    second. In a job of several processes a machine, let one of them do it.
+    second. In a job of several processes a machine, let one of them do it. Without codecarbon it reads nothing.
 
     Args:
-        country (`str`, *optional*): Three-letter ISO code, for the emissions. Codecarbon's own configuration by
-            default (the environment variable `CODECARBON_COUNTRY_ISO_CODE`); without any, no emissions are told.
-
-    Yields:
-        [`EnergyRecord`]: Its `use` is there once the block has ended, with or without an exception.
-
-    Raises:
-        ImportError: If codecarbon is not installed.
-        ValueError: If `country` is not known.
+        args ([`EnergyArguments`], *optional*): Country or factor for the emissions.
     """
-    if not can_track_energy():
-        raise ImportError("Energy is tracked by codecarbon: `pip install supersam-hf[energy]`.")
-    _silence()
-    if country is not None and not _is_country(country):
-        raise ValueError(f"`country` must be a three-letter ISO code such as 'FRA' or 'USA', got {country!r}.")
-    country = (country or _configured_country() or "").upper() or None
-    record = EnergyRecord()
-    tracker = _started(country)
-    try:
-        yield record
-    finally:
-        record.use = _stopped(tracker, country)
+
+    def __init__(self, args: EnergyArguments | None = None) -> None:
+        args = args or EnergyArguments()
+        self._country: str | None = None
+        self._factor = args.kg_per_kwh
+        self._tracker: Any = None
+        if can_track_energy():
+            _silence()
+            if self._factor is None:
+                self._country = _country(args)
+                self._factor = None if self._country is None else _country_factor(self._country)
+
+    def start(self) -> None:
+        """Begins to watch."""
+        if not can_track_energy():
+            return
+        try:
+            self._tracker = _started()
+        # Whatever it is: hours of training must not be lost to a meter.
+        except Exception as error:
+            logger.warning(f"The energy used is not known: {error!r}")
+
+    def read(self) -> EnergyUse | None:
+        """What was used since `start`; None, and a warning, if it cannot be told."""
+        if self._tracker is None:
+            return None
+        try:
+            self._tracker.flush()
+            # Its errors it keeps to itself, and leaves nothing with its handler.
+            (output,) = self._tracker._output_handlers
+            found = output.take()
+            kwh = found.energy_consumed
+            return EnergyUse(
+                energy_kwh=kwh,
+                emissions_kg=None if self._factor is None else kwh * self._factor,
+                kg_per_kwh=self._factor,
+                country=self._country,
+                method=_method([repr(part) for part in self._tracker._hardware]),
+                hardware=" + ".join(name for name in (found.cpu_model or cpu_name(), found.gpu_model) if name),
+            )
+        except Exception as error:
+            logger.warning(f"The energy used is not known: {error!r}")
+            return None
+
+    def stop(self) -> None:
+        """Ends its thread."""
+        if self._tracker is not None:
+            self._tracker.stop()
+            self._tracker = None
 
 
 def _silence() -> None:
@@ -92,35 +135,57 @@ def _silence() -> None:
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
 
 
+def _country(args: EnergyArguments) -> str | None:
+    """As asked for, else from codecarbon's environment variables and files, which are none of this package's: what
+    is wrong there is not worth an error."""
+    from codecarbon.core.config import get_hierarchical_config
+
+    if args.country is not None:
+        return args.country.upper()
+    country = get_hierarchical_config().get("country_iso_code")
+    if country is not None and not _is_country(country):
+        logger.warning(f"Emissions are not told: codecarbon is configured for an unknown country, {country!r}.")
+        return None
+    return country and country.upper()
+
+
 def _is_country(country: str) -> bool:
     from codecarbon.input import DataSource
 
     return country.upper() in DataSource().get_global_energy_mix_data()
 
 
-def _configured_country() -> str | None:
-    """From codecarbon's environment variables and files, which are none of this package's: not worth an error."""
-    from codecarbon.core.config import get_hierarchical_config
+def _country_factor(country: str) -> float:
+    """kg of CO2 equivalent a kWh of its mean electricity."""
+    from codecarbon.input import DataSource
 
-    country = get_hierarchical_config().get("country_iso_code")
-    if country is not None and not _is_country(country):
-        logger.warning(f"Emissions are not told: codecarbon is configured for an unknown country, {country!r}.")
-        return None
-    return country
+    return DataSource().get_global_energy_mix_data()[country]["carbon_intensity"] / 1000
 
 
-def _started(country: str | None) -> Any:
+def _started() -> Any:
     """A tracker that runs."""
     from codecarbon import OfflineEmissionsTracker
+    from codecarbon.output import BaseOutput
+
+    class Latest(BaseOutput):
+        """Holds what was told last."""
+
+        found: Any = None
+
+        def out(self, total: Any, delta: Any) -> None:
+            self.found = total
+
+        def take(self) -> Any:
+            found, self.found = self.found, None
+            return found
 
     tracker = OfflineEmissionsTracker(
-        country_iso_code=country,
-        # Of an unknown country it would take the world's mean without a word.
-        force_carbon_intensity_g_co2e_kwh=None if country else 0.0,
+        # Emissions are the factor times what is read; of an unknown country it would take the world's mean.
+        force_carbon_intensity_g_co2e_kwh=0.0,
         # A lock of its own would replace the handlers of SIGINT and SIGTERM, by which training saves itself.
         allow_multiple_runs=True,
         output_methods=[],
-        output_handlers=[],
+        output_handlers=[Latest()],
         emissions_endpoint=None,
         electricitymaps_api_token=None,
         tracking_mode="machine",
@@ -128,25 +193,6 @@ def _started(country: str | None) -> Any:
     )
     tracker.start()
     return tracker
-
-
-def _stopped(tracker: Any, country: str | None) -> EnergyUse | None:
-    """Stops it; None, and a warning, if it has nothing to tell."""
-    try:
-        tracker.stop()
-        found = tracker.final_emissions_data
-        return EnergyUse(
-            seconds=found.duration,
-            kwh=found.energy_consumed,
-            kg_co2eq=found.emissions if country else None,
-            country=country,
-            method=_method([repr(part) for part in tracker._hardware]),
-            hardware=" + ".join(name for name in (found.cpu_model or cpu_name(), found.gpu_model) if name),
-        )
-    # Whatever it is: hours of training must not be lost to the reading of a meter.
-    except Exception as error:
-        logger.warning(f"The energy used is not known: {error!r}")
-        return None
 
 
 def _method(parts: list[str]) -> str:
@@ -164,4 +210,4 @@ def _method(parts: list[str]) -> str:
     return "; ".join(["whole machine", *sorted(found)])
 
 
-__all__ = ["EnergyRecord", "EnergyUse", "can_track_energy", "track_energy"]
+__all__ = ["EnergyArguments", "EnergyMeter", "EnergyUse", "can_track_energy"]

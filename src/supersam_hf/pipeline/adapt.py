@@ -1,6 +1,5 @@
 """`supersam-hf adapt`: an adapter is trained on a SAM or a supernet, saved as peft saves it, and evaluated."""
 
-import json
 import logging
 import statistics
 from collections.abc import Mapping
@@ -16,14 +15,14 @@ from tqdm.auto import tqdm
 from ..elastic.cost import count_parameters
 from ..evaluation import quality_of
 from ..files import fingerprint, write_json
+from ..measure.cost import Cost
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..training.adapt import AdaptArguments, add_adapter, train_adapter
-from ..training.engine import checkpoints
 from .adapter_files import AdapterFiles, adapter_facts, saved_adapter, table, write_others
 from .context import Run
 from .journal import Journal
 from .progress import holdout_metrics
-from .runner import energy_meter, on_main_process
+from .runner import metered, on_main_process
 
 
 if TYPE_CHECKING:
@@ -56,32 +55,27 @@ def adapt(run: Run) -> None:
         on_main_process(run, lambda run: before.update(qualities(run, adapted, plan.subnets)))
     spent = train(run, plan, adapted)
     run.write_model("adapter", AdapterFiles(adapted))
-    cost = {"trainable_params": trainable, "total_params": total, "trainable_share": trainable / total}
-    on_main_process(run, lambda run: finish(run, plan, before, cost | spent))
+    size = {"trainable_params": trainable, "total_params": total, "trainable_share": trainable / total}
+    on_main_process(run, lambda run: finish(run, plan, before, {**size, "cost": asdict(spent)}))
 
 
-def train(run: Run, plan: "Plan", adapted: Any) -> dict[str, Any]:
-    """Trains the adapter; `seconds` of all sittings, and `energy` if the whole training was one that was metered."""
-    args, folder = run.recipe.adapt, run.folder / "adapt"
-    record = folder / "energy.json"  # beside the checkpoints, with which it goes
-    whole = not (args.resume and checkpoints(folder))
-    if whole:
-        record.unlink(missing_ok=True)
+def train(run: Run, plan: "Plan", adapted: Any) -> Cost:
+    """Trains the adapter; returns what that cost, over all its sittings."""
+    args = run.recipe.adapt
     named = {name: plan.subnets[name] for name in ("largest", "smallest", MAIN) if name in plan.subnets}
     evaluate = holdout_metrics(run, args, named)
-    with energy_meter(run) as energy:
-        seconds = train_adapter(adapted, run.train_loader, args, folder, space=plan.space, evaluate=evaluate)
-    if whole and energy.use is not None:
-        write_json(record, asdict(energy.use))
-    return {"seconds": seconds} | ({"energy": json.loads(record.read_text())} if record.exists() else {})
+    with metered(run, "adapt") as meter:
+        folder = run.folder / "adapt"
+        train_adapter(adapted, run.train_loader, args, folder, space=plan.space, evaluate=evaluate, meter=meter)
+    return meter.total()
 
 
-def finish(run: Run, plan: "Plan", before: Qualities, cost: dict[str, Any]) -> None:
+def finish(run: Run, plan: "Plan", before: Qualities, known: dict[str, Any]) -> None:
     """Evaluates the adapter as it was saved, writes `adapt.json`, and what else was asked for."""
     adapted = saved_adapter(run, elastic=plan.space is not None)
     after = qualities(run, adapted, plan.subnets)
     rows = [{"name": n, "params": plan.params[n], "before": before[n], "after": after[n]} for n in plan.subnets]
-    facts = adapter_facts(run, adapted, plan.space is not None, cost)
+    facts = adapter_facts(run, adapted, plan.space is not None, known)
     facts |= {"before": summary(before), "after": summary(after), "rows": rows}
     write_json(run.folder / "adapt.json", facts)
     print(table(facts))

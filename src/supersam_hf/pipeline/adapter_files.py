@@ -34,8 +34,8 @@ def saved_adapter(run: Run, elastic: bool) -> "PeftModel":
     return load(run.original(), str(run.folder / "adapter")).eval()
 
 
-def adapter_facts(run: Run, adapted: "PeftModel", elastic: bool, cost: dict[str, Any]) -> dict[str, Any]:
-    """`adapt.json` but for the qualities: the method, its size and what it cost."""
+def adapter_facts(run: Run, adapted: "PeftModel", elastic: bool, known: dict[str, Any]) -> dict[str, Any]:
+    """`adapt.json` but for the qualities: the method, its size and what it cost (`known`)."""
     args, config = run.recipe.adapt, adapted.peft_config["default"].to_dict()
     lora = {"r": args.r, "alpha": args.alpha, "dropout": args.dropout} if args.method == "lora" else {}
     targets = config["target_modules"]
@@ -45,7 +45,7 @@ def adapter_facts(run: Run, adapted: "PeftModel", elastic: bool, cost: dict[str,
         "base": config["base_model_name_or_path"],
         **lora,
         "targets": targets if isinstance(targets, str) else sorted(targets),
-        **cost,
+        **known,
         "adapter_bytes": (run.folder / "adapter" / "adapter_model.safetensors").stat().st_size,
         "steps": args.max_steps,
         "seed": args.seed,
@@ -61,7 +61,7 @@ def table(facts: dict[str, Any]) -> str:
         lines.append(f"| {row['name']} | {row['params']:,} | {row['before']:.4f} | {row['after']:.4f} |")
     cost = (
         f"{facts['trainable_params']:,} parameters trained ({facts['trainable_share']:.2%}), adapter of "
-        f"{facts['adapter_bytes'] / 1e6:.2f} MB, {facts['steps']} steps in {facts['seconds']:.0f} s."
+        f"{facts['adapter_bytes'] / 1e6:.2f} MB, {facts['steps']} steps in {facts['cost']['seconds']:.0f} s."
     )
     return "\n".join([*lines, "", cost, ""])
 

@@ -4,12 +4,12 @@ import json
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from ..data import PromptDataset, PromptStream, build_loader, load_source, stream_source
-from ..data.streaming import in_memory
+from ..data import PromptDataset, PromptStream, build_loader, load_source, open_source
+from ..data.ranges import RowRange
 from ..files import changed_keys
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
 from ..models.supersam.pareto_supersam import ParetoFront
@@ -31,44 +31,59 @@ class Run(RunFolder):
 
     @cached_property
     def _train_source(self) -> Any:
-        source = load_source(self.recipe.data, "train")
-        if len(source) <= self.recipe.holdout_images:
+        """All training images: a dataset, or a source of a stream."""
+        held = self.recipe.holdout_images
+        source = self._read("train")
+        if len(source) <= held:
             raise ValueError(
-                f"`holdout_images` of {self.recipe.holdout_images} leaves no training image: `data.source` has "
-                f"{len(source)}. Make it smaller."
+                f"`holdout_images` of {held} leaves no training image: `data.source` has {len(source)}. Make it "
+                "smaller."
             )
         return source
 
     @cached_property
     def train_loader(self) -> DataLoader:
         """Training images without the holdout."""
-        data = self.recipe.data
-        if data.streaming:
-            rows, held = stream_source(data, "train"), self.recipe.holdout_images
-            stream = PromptStream(rows, self.processor.image_processor, data, held_out=held)
-            return build_loader(stream, data.batch_size, data.num_workers)
-        images = self._train_source.select(range(len(self._train_source) - self.recipe.holdout_images))
-        return self._loader(images, training=True)
+        return self._loader(self._trained_part(), training=True)
+
+    def calibration_loader(self) -> DataLoader:
+        """Training images as a process alone takes them: the same on each of any number of processes."""
+        return self._loader(self._trained_part(), training=True, alone=True)
+
+    def _trained_part(self) -> Any:
+        total, held = len(self._train_source), self.recipe.holdout_images
+        first, stop = (held, total) if self.recipe.data.streaming else (0, total - held)
+        return self._part(first, stop)
 
     def holdout_loader(self, num_images: int | None = None) -> DataLoader:
         """The last training images, never trained on, as evaluation samples; of a stream, the first."""
         most = self.recipe.holdout_images
         count = most if num_images is None else min(num_images, most)
-        if self.recipe.data.streaming:
-            return self._loader(in_memory(stream_source(self.recipe.data, "train").take(count)), training=False)
         total = len(self._train_source)
-        return self._loader(self._train_source.select(range(total - count, total)), training=False)
+        first, stop = (0, count) if self.recipe.data.streaming else (total - count, total)
+        return self._loader(self._part(first, stop), training=False)
 
     @cached_property
     def eval_loader(self) -> DataLoader:
         """The evaluation split: reported, never searched or ranked on."""
-        return self._loader(load_source(self.recipe.data, "eval"), training=False)
+        return self._loader(self._read("eval"), training=False)
 
-    def _loader(self, source: Any, training: bool) -> DataLoader:
+    def _read(self, part: Literal["train", "eval"]) -> Any:
         data = self.recipe.data
-        dataset = PromptDataset(source, self.processor.image_processor, data, training=training)
+        return open_source(data, part) if data.streaming else load_source(data, part, self.skip_log)
+
+    def _part(self, first: int, stop: int) -> Any:
+        """Training images `first` to `stop`."""
+        source = self._train_source
+        return RowRange(source, first, stop) if self.recipe.data.streaming else source.select(range(first, stop))
+
+    def _loader(self, source: Any, training: bool, alone: bool = False) -> DataLoader:
+        data = self.recipe.data
+        kind: Any = PromptStream if data.streaming else PromptDataset
+        dataset = kind(source, self.processor.image_processor, data, training=training, skip_log=self.skip_log)
         batch_size = data.batch_size if training else data.eval_batch_size
-        return build_loader(dataset, batch_size, data.num_workers, data.seed)
+        rank, world = (0, 1) if alone else (self.state.process_index, self.state.num_processes)
+        return build_loader(dataset, batch_size, data.num_workers, data.seed, rank, world)
 
     @cached_property
     def processor(self) -> SuperSamProcessor:

@@ -2,16 +2,20 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sized
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 
+from ..data.skipped import SkipLog
 from ..files import changed_keys, write_json
+from ..measure.cost import CostMeter
+from ..processes import join_processes
 from ..recipe import RunRecipe
+from ..spread import on_main, spread
+from ..training.launch import set_deterministic
 
 
 class RunFolder:
@@ -24,18 +28,28 @@ class RunFolder:
     Attributes:
         folder (`Path`): Where everything is written.
         state (`PartialState`): This process among the others, and its device.
+        meter ([`CostMeter`]): Counts what the present stage costs.
+        skip_log ([`SkipLog`]): Examples that were left out because they cannot be read.
 
     Raises:
-        ValueError: If the folder was begun from another model (naming what differs).
+        ValueError: If the folder was begun from another model (naming what differs), or is not the same on all
+            processes.
     """
 
     recipe: RunRecipe
 
     def __init__(self, recipe: RunRecipe, start: dict[str, Any]) -> None:
         self.recipe = recipe
+        if recipe.deterministic:
+            set_deterministic()
         self.folder = Path(recipe.output_dir)
-        # While the main process evaluates or searches, the others wait for it: for as long as it takes.
-        self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
+        self.state = join_processes()
+        self.meter = CostMeter(None)
+        self.skip_log = SkipLog(self.folder / "skipped.jsonl")
+        on_main(self.state, lambda: self._begin(start))
+        check_shared(self.state, self.folder)
+
+    def _begin(self, start: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_start(start)
 
@@ -49,7 +63,7 @@ class RunFolder:
                     f"{self.folder} was begun from another model ({', '.join(changed)} in {record} differ). "
                     "Choose another `output_dir`."
                 )
-        elif self.state.is_main_process:
+        else:
             write_json(record, start)
 
     def has_model(self, name: str) -> bool:
@@ -72,7 +86,22 @@ class RunFolder:
         aside.rename(folder)
 
 
+def check_shared(state: PartialState, folder: Path) -> None:
+    """`ValueError` unless what the main process writes to a folder is seen by all: they would begin anew each."""
+    if state.num_processes == 1:
+        return
+    token = on_main(state, lambda: Path(tempfile.mkdtemp(prefix=".shared-", dir=folder)).name)
+    seen = spread(state, range(state.num_processes), lambda _: (folder / token).is_dir())
+    on_main(state, (folder / token).rmdir)
+    blind = [rank for rank, sees in enumerate(seen) if not sees]
+    if blind:
+        raise ValueError(
+            f"`output_dir` {folder} of processes {blind} is another folder than that of process 0: give one that all "
+            "nodes share."
+        )
+
+
 def image_counts(train: Any, evaluation: Any) -> dict[str, int]:
-    """How many images a run trains and evaluates on; a stream does not know."""
+    """How many images a run trains and evaluates on, where it does."""
     named = {"train_images": train, "eval_images": evaluation}
     return {name: len(dataset) for name, dataset in named.items() if isinstance(dataset, Sized)}

@@ -2,53 +2,86 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from accelerate import PartialState
 
 from ..files import changed_keys, whole_lines
+from ..spread import on_main, spread_rounds
+
+
+Item = TypeVar("Item")
 
 
 class Journal:
     """Results of the single evaluations of a stage, a JSON line each, so that a stage killed half-way goes on.
 
+    Of several processes the main one reads and writes; all know the same results.
+
     Args:
         path (`Path`): JSONL file; its first line is the context.
         context (`dict`): What the results depend on.
+        state (`PartialState`, *optional*): This process among the others, which all come here; None: it is alone.
 
     Raises:
         ValueError: If the file holds results of another context (naming what differs).
     """
 
-    def __init__(self, path: Path, context: dict[str, Any]) -> None:
-        self.path = path
-        self.results: dict[str, Any] = {}
-        if path.exists():
-            self._read(context)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._append(context)
+    def __init__(self, path: Path, context: dict[str, Any], state: PartialState | None = None) -> None:
+        self.path, self.state = path, state
+        self.results: dict[str, Any] = on_main(state, lambda: self._open(context))
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
-        """The stored result of `key`, or what `compute` returns, stored."""
-        if key not in self.results:
-            value = compute()
-            self._append({"key": key, "value": value})
-            self.results[key] = value
-        return self.results[key]
+        """The stored result of `key`, or what `compute` returns, stored. For one process."""
+        return self.get_all({key: None}, lambda _: compute())[key]
 
-    def _read(self, context: dict[str, Any]) -> None:
+    def get_all(
+        self, items: Mapping[str, Item], compute: Callable[[Item], Any], progress: Callable[[int], Any] | None = None
+    ) -> dict[str, Any]:
+        """The results of all keys: the stored ones, and what `compute` returns for the items of the others, spread
+        over the processes. A kill loses what was under way: one result a process.
+
+        Args:
+            items (`Mapping`): What to compute, by key; the same on all processes.
+            compute (`Callable`): Gives JSON data.
+            progress (`Callable`, *optional*): Told how many results were added.
+        """
+        missing = [key for key in items if key not in self.results]
+        if progress is not None:
+            progress(len(items) - len(missing))
+        for found in spread_rounds(self.state, missing, lambda key: (key, compute(items[key]))):
+            for key, value in found:
+                self._store(key, value)
+            if progress is not None:
+                progress(len(found))
+        return {key: self.results[key] for key in items}
+
+    def _store(self, key: str, value: Any) -> None:
+        if self.state is None or self.state.is_main_process:
+            self._append({"key": key, "value": value})
+        self.results[key] = value
+
+    def _open(self, context: dict[str, Any]) -> dict[str, Any]:
+        if self.path.exists():
+            return self._read(context)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._append(context)
+        return {}
+
+    def _read(self, context: dict[str, Any]) -> dict[str, Any]:
         lines = [json.loads(line) for line in whole_lines(self.path)]
         if not lines:
             self._append(context)
-            return
+            return {}
         changed = changed_keys(lines[0], context)
         if changed:
             raise ValueError(
                 f"{self.path} holds results made with another {', '.join(changed)}. Remove the file to begin anew, "
                 "or choose another `output_dir`."
             )
-        self.results = {line["key"]: line["value"] for line in lines[1:]}
+        return {line["key"]: line["value"] for line in lines[1:]}
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -3,6 +3,8 @@
 from ..ofb_recipe import OfbRecipe
 from . import ofb_report, ofb_stages
 from .ofb_context import OfbRun
+from .page import write_page
+from .run_record import sitting
 from .runner import Stage, on_main_process, run_stage, run_stages
 
 
@@ -18,21 +20,30 @@ STAGES = {
     "finetune": Stage(
         ofb_stages.finetune, "finetuned/config.json", (*DATA, "finetune"), working="finetune", parallel=True
     ),
-    "report": Stage(ofb_report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl"),
+    "report": Stage(
+        ofb_report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
+    ),
 }
 
 
 def run_verb(verb: str, recipe: OfbRecipe, *, redo: str | None = None) -> None:
     """Runs one verb of the command line."""
     run = OfbRun(recipe)
+    with sitting(run, reads_data=verb not in ("extract", "measure")):
+        _run_verb(run, verb, redo)
+    if verb == "run":
+        on_main_process(run, lambda run: print(f"the run on one page: {write_page(run.folder)}"))
+
+
+def _run_verb(run: OfbRun, verb: str, redo: str | None) -> None:
     if verb == "run":
         run_pipeline(run, redo)
     elif verb == "evaluate":
-        on_main_process(run, ofb_report.evaluate)
+        ofb_report.evaluate(run)
     elif verb == "measure":
         on_main_process(run, ofb_stages.measure)
     else:
-        run_stage(run, STAGES[verb])
+        run_stage(run, verb, STAGES[verb])
 
 
 def run_pipeline(run: OfbRun, redo: str | None = None) -> None:
@@ -43,10 +54,15 @@ def run_pipeline(run: OfbRun, redo: str | None = None) -> None:
             stage.
     """
     recipe = run.recipe
-    switched_on = {"pretrain": recipe.pretrain.enabled, "finetune": recipe.retrain}
-    skip = [name for name, on in switched_on.items() if not on]
+    skip = switched_off(recipe)
     trainings = {"pretrain": recipe.pretrain, "search": recipe.search, "finetune": recipe.finetune}
     precisions = {name: args.mixed_precision for name, args in trainings.items() if name not in skip}
     if len(set(precisions.values())) > 1:
         raise ValueError(f"`mixed_precision` is {precisions} in these stages; one process runs at one precision.")
     run_stages(run, STAGES, skip=skip, redo=redo)
+
+
+def switched_off(recipe: OfbRecipe) -> list[str]:
+    """The stages that the recipe leaves out of the pipeline."""
+    on = {"pretrain": recipe.pretrain.enabled, "finetune": recipe.retrain}
+    return [name for name in on if not on[name]]

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from ..data import ImageStream, build_loader
 from ..data.classification import ImageDataset, load_classification, stream_classification
 from ..data.labels import match_labels
-from ..data.streaming import in_memory
+from ..data.ranges import RowRange
 from ..models.ofb_vit import OfbViTForImageClassification
 from ..ofb_recipe import OfbRecipe
 from .folder import RunFolder
@@ -31,56 +31,57 @@ class OfbRun(RunFolder):
         super().__init__(recipe, start)
 
     @cached_property
-    def _train_data(self) -> Any:
-        """The training split: a dataset, or a stream."""
-        if self.recipe.data.streaming:
-            return stream_classification(self.recipe.data, "train")
-        data = load_classification(self.recipe.data, "train")
-        if len(data) <= self.recipe.holdout_images:
+    def _train_data(self) -> tuple[Any, list[str]]:
+        """All training images, a dataset or a source of a stream, and the names of their classes."""
+        found = self._read("train")
+        if len(found[0]) <= self.recipe.holdout_images:
             raise ValueError(
                 f"`holdout_images` of {self.recipe.holdout_images} leaves no training image: `data.source` has "
-                f"{len(data)}. Make it smaller."
+                f"{len(found[0])}. Make it smaller."
             )
-        return data
+        return found
 
     @cached_property
     def _eval_data(self) -> Any:
-        data = load_classification(self.recipe.data, "eval")
-        if data.features["label"].names != self.label_names:
+        images, names = self._read("eval")
+        if names != self.label_names:
             raise ValueError(
                 "`data.train_split` and `data.eval_split` have different classes "
-                f"({len(self.label_names)} and {len(data.features['label'].names)}, or in another order)."
+                f"({len(self.label_names)} and {len(names)}, or in another order)."
             )
-        return data
+        return images
+
+    def _read(self, part: Literal["train", "eval"]) -> tuple[Any, list[str]]:
+        if self.recipe.data.streaming:
+            return stream_classification(self.recipe.data, part)
+        data = load_classification(self.recipe.data, part)
+        return data, data.features["label"].names
 
     @property
     def label_names(self) -> list[str]:
         """The dataset's classes, in the order of their labels."""
-        return self._train_data.features["label"].names
+        return self._train_data[1]
 
-    def _rows(self, held_out: bool) -> list[int]:
-        """Rows of the training split, ascending; a random choice is held out, since datasets come sorted by class."""
-        count = self.recipe.holdout_images
-        order = np.random.default_rng(self.recipe.data.seed).permutation(len(self._train_data))
-        return sorted((order[:count] if held_out else order[count:]).tolist())
+    def _part(self, held_out: bool) -> Any:
+        """The training images that are held out, or the others: of a stream the first are, else a random choice, since
+        datasets come sorted by class."""
+        images, count = self._train_data[0], self.recipe.holdout_images
+        if self.recipe.data.streaming:
+            return RowRange(images, 0, count) if held_out else RowRange(images, count, len(images))
+        if not count:
+            return images
+        order = np.random.default_rng(self.recipe.data.seed).permutation(len(images))
+        return images.select(sorted((order[:count] if held_out else order[count:]).tolist()))
 
     @cached_property
     def train_loader(self) -> DataLoader:
         """Training images without the holdout."""
-        held, data = self.recipe.holdout_images, self.recipe.data
-        if data.streaming:
-            stream = ImageStream(self._train_data, self.processor, data, held_out=held)
-            return build_loader(stream, data.batch_size, data.num_workers)
-        return self._loader(self._train_data.select(self._rows(held_out=False)) if held else self._train_data, True)
+        return self._loader(self._part(held_out=False), True)
 
     @cached_property
     def watch_loader(self) -> DataLoader:
         """What `eval_steps` evaluates on: the holdout, or the evaluation split where nothing is held out."""
-        if not self.recipe.holdout_images:
-            return self.eval_loader
-        if self.recipe.data.streaming:
-            return self._loader(in_memory(self._train_data.take(self.recipe.holdout_images)), False)
-        return self._loader(self._train_data.select(self._rows(held_out=True)), False)
+        return self._loader(self._part(held_out=True), False) if self.recipe.holdout_images else self.eval_loader
 
     @cached_property
     def eval_loader(self) -> DataLoader:
@@ -89,9 +90,15 @@ class OfbRun(RunFolder):
 
     def _loader(self, source: Any, training: bool) -> DataLoader:
         data = self.recipe.data
-        dataset = ImageDataset(source, self.processor, data, training=training)
+        options: dict[str, Any] = {"training": training, "skip_log": self.skip_log}
+        dataset: Any
+        if data.streaming:
+            dataset = ImageStream(source, self.processor, data, self.label_names, **options)
+        else:
+            dataset = ImageDataset(source, self.processor, data, **options)
         batch_size = data.batch_size if training else data.eval_batch_size
-        return build_loader(dataset, batch_size, data.num_workers, data.seed)
+        rank, world = self.state.process_index, self.state.num_processes
+        return build_loader(dataset, batch_size, data.num_workers, data.seed, rank, world)
 
     @cached_property
     def processor(self) -> Any:

@@ -15,9 +15,11 @@ from ..elastic.cost import count_macs, count_parameters
 from ..files import fingerprint, write_json
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.ofb_vit import OfbViTForImageClassification
+from .costs import run_costs
 from .folder import image_counts
 from .journal import Journal
 from .ofb_context import OfbRun
+from .runner import on_main_process
 
 
 Row = dict[str, Any]
@@ -40,15 +42,17 @@ def models_of(run: OfbRun) -> dict[str, OfbViTForImageClassification]:
 
 
 def evaluated(run: OfbRun, models: Models, journal_name: str) -> list[Row]:
-    """Accuracy and cost of each model on the evaluation split; goes on where it was interrupted."""
-    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", run.recipe.sections("data"))
+    """Accuracy and cost of each model on the evaluation split, a model a process; goes on where it was interrupted."""
+    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", run.recipe.sections("data"), run.state)
+    prints = {name: fingerprint(model) for name, model in models.items()}
+    keys = {name: f"{prints[name]} {model.config.image_size}" for name, model in models.items()}
+    asked = {keys[name]: model for name, model in models.items()}
+    with tqdm(total=len(asked), desc=journal_name, unit="model", disable=not run.state.is_main_process) as bar:
+        results = journal.get_all(asked, partial(_accuracy, run), bar.update)
     table = []
-    for name, model in tqdm(models.items(), desc=journal_name, unit="model"):
-        weights = fingerprint(model)
-        key = f"{weights} {model.config.image_size}"
-        result = journal.get(key, partial(_accuracy, run, model))
+    for name, model in models.items():
         cost = {"params": count_parameters(model.config), "macs": count_macs(model.config)}
-        table.append({"name": name, **cost, **result, "weights": weights})
+        table.append({"name": name, **cost, **results[keys[name]], "weights": prints[name]})
     return table
 
 
@@ -58,13 +62,18 @@ def _accuracy(run: OfbRun, model: OfbViTForImageClassification) -> dict[str, Any
 
 def evaluate(run: OfbRun) -> None:
     """`results.json`, `results.md`: accuracy and cost of what the run has so far."""
-    _write(run, evaluated(run, models_of(run), "evaluate"))
+    table = evaluated(run, models_of(run), "evaluate")
+    on_main_process(run, lambda run: _write(run, table))
 
 
 def report(run: OfbRun) -> None:
     """As [`evaluate`], with latency and throughput."""
     models = models_of(run)
     table = evaluated(run, models, "report")
+    on_main_process(run, lambda run: _report(run, table, models))
+
+
+def _report(run: OfbRun, table: list[Row], models: Models) -> None:
     if run.recipe.measure.enabled:
         add_speed(run, table, models)
     _write(run, table)
@@ -90,6 +99,7 @@ def _forward(model: OfbViTForImageClassification, batch_size: int) -> Any:
 
 
 def _write(run: OfbRun, table: list[Row]) -> None:
+    run.meter.flush()  # the costs below hold this stage's own, so far
     found = run.folder / "search.json"
     results: dict[str, Any] = {
         "recipe": asdict(run.recipe),
@@ -97,6 +107,7 @@ def _write(run: OfbRun, table: list[Row]) -> None:
         "versions": {"supersam_hf": __version__},
         "data": image_counts(run.train_loader.dataset, run.eval_loader.dataset),
         "rows": table,
+        "costs": run_costs(run.folder),
         "search": json.loads(found.read_text()) if found.exists() else None,
     }
     write_json(run.folder / "results.json", results)

@@ -11,17 +11,20 @@ from ..files import write_json
 from ..models.ofb_vit import OfbViTForImageClassification
 from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
 from ..training.bimask import train_bimask
-from ..training.engine import Engine, checkpoints
+from ..training.checkpoints import checkpoints
+from ..training.engine import Engine
 from ..training.finetune import finetune_classifier
 from ..training.pretrain_classifier import new_vit, pretrain_classifier
 from .measurement import write_measurement
 from .ofb_context import OfbRun
+from .runner import stage_record
 
 
 def pretrain(run: OfbRun) -> None:
     """`pretrained/`: a small ViT of one's own."""
     args = run.recipe.pretrain
-    model = pretrain_classifier(new_vit(args, run.label_names), run.train_loader, args, run.folder / "pretrain")
+    folder, meter = run.folder / "pretrain", run.meter
+    model = pretrain_classifier(new_vit(args, run.label_names), run.train_loader, args, folder, meter=meter)
     run.write_model("pretrained", model, run.processor)
 
 
@@ -45,12 +48,15 @@ def search(run: OfbRun) -> None:
         run.folder / "search",
         evaluate=_accuracy(run, args),
         teacher=_teacher(run, args.teacher),
+        meter=run.meter,
     )
     run.write_model("searched", model, run.processor)
     if run.state.is_main_process:
         # What an earlier search left is no longer this run's.
         for name in ("subnet", "finetuned", "finetune"):
             shutil.rmtree(run.folder / name, ignore_errors=True)
+        for name in ("extract", "finetune"):
+            stage_record(run.folder, name).unlink(missing_ok=True)
         write_json(run.folder / "search.json", report)
         _plot_search(run, report)
         print(_told(report), f"see {run.folder}/search.json")
@@ -93,6 +99,7 @@ def finetune(run: OfbRun) -> None:
         run.folder / "finetune",
         evaluate=_accuracy(run, args),
         teacher=_teacher(run, args.teacher),
+        meter=run.meter,
     )
     run.write_model("finetuned", model, run.processor)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 from ..evaluation import evaluate
 from ..models.supersam import Subnet
-from ..training.engine import Engine, EngineArguments
+from ..training.arguments import EngineArguments
+from ..training.engine import Engine
 from .context import Run
 
 

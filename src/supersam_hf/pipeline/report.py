@@ -6,7 +6,6 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,10 +20,13 @@ from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
 from ..search.pareto import named_front
+from ..training.milestone import read_milestone
 from .context import Run
+from .costs import run_costs
 from .folder import image_counts
 from .journal import Journal
 from .overlays import overlay_samples
+from .runner import on_main_process
 
 
 Row = dict[str, Any]
@@ -60,15 +62,18 @@ def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
 
 
 def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:
-    """mIoU and cost of each entry on the evaluation split; goes on where it was interrupted."""
+    """mIoU and cost of each entry on the evaluation split, an entry a process; goes on where it was interrupted."""
     prints = {id(model): fingerprint(model) for model, _ in rows.values()}
     context = {**run.recipe.sections("data"), "multimask": run.recipe.evaluate.multimask}
-    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context)
-    table = []
-    for name, (model, subnet) in tqdm(rows.items(), desc=journal_name, unit="model"):
+    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context, run.state)
+    table, keys, asked = [], [], {}
+    for name, (model, subnet) in rows.items():
         multimask = run.recipe.evaluate.multimask and _kind(name) not in ("sampled", "pareto")
-        key = f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}"
-        result = journal.get(key, partial(_quality, run, model, subnet, multimask))
+        keys.append(f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}")
+        asked[keys[-1]] = (model, subnet, multimask)
+    with tqdm(total=len(asked), desc=journal_name, unit="model", disable=not run.state.is_main_process) as bar:
+        results = journal.get_all(asked, lambda item: _quality(run, *item), bar.update)
+    for key, (name, (model, subnet)) in zip(keys, rows.items()):
         table.append(
             {
                 "name": name,
@@ -76,7 +81,7 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
                 "params": count_parameters(model.config, subnet),
                 "params_weights_only": count_parameters(model.config, subnet, weights_only=True),
                 "macs": count_macs(model.config, subnet),
-                **result,
+                **results[key],
                 "subnet": None if subnet is None else subnet.to_dict(),
                 "weights": prints[id(model)],
             }
@@ -97,13 +102,15 @@ def _kind(name: str) -> str:
 
 def evaluate_before(run: Run) -> None:
     """`evaluation_before.json`: the original, and the subnets of the reordered model before any training."""
-    write_json(run.folder / "evaluation_before.json", evaluated(run, entries(run, run.untrained()), "before"))
+    table = evaluated(run, entries(run, run.untrained()), "before")
+    on_main_process(run, lambda run: write_json(run.folder / "evaluation_before.json", table))
 
 
 def evaluate(run: Run) -> None:
     """`results.json`, `results.csv`, `results.md`, `pareto.png` of the supernet as it stands."""
     supernet = run.supernet()
-    _write(run, evaluated(run, entries(run, supernet) | pareto_entries(run, supernet), "evaluate"), before=[])
+    table = evaluated(run, entries(run, supernet) | pareto_entries(run, supernet), "evaluate")
+    on_main_process(run, lambda run: _write(run, table, before=[]))
 
 
 def report(run: Run) -> None:
@@ -118,6 +125,10 @@ def report(run: Run) -> None:
         untrained = (run.untrained(), Subnet.from_dict(config.subnet))
         before += evaluated(run, {"found": untrained}, "report")
     table = evaluated(run, rows, "report")
+    on_main_process(run, lambda run: _report(run, table, before, rows))
+
+
+def _report(run: Run, table: list[Row], before: list[Row], rows: Mapping[str, Entry]) -> None:
     if run.recipe.measure.enabled:
         _add_latencies(run, table, rows)
     _write(run, table, before)
@@ -148,10 +159,12 @@ def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> Non
 
 
 def _write(run: Run, table: list[Row], before: list[Row]) -> None:
+    run.meter.flush()  # the costs below hold this stage's own, so far
     ran_on = hardware(run.state.device)
     data = image_counts(run.train_loader.dataset, run.eval_loader.dataset)
     results: dict[str, Any] = {"recipe": asdict(run.recipe), "hardware": ran_on}
     results |= {"versions": {"supersam_hf": __version__}, "data": data, "rows": table, "before": before}
+    results |= {"costs": run_costs(run.folder), "milestone": read_milestone(run.folder / "milestone.json")}
     write_json(run.folder / "results.json", results)
     keys = [key for key in table[0] if key not in ("latency", "subnet", "weights")]
     with (run.folder / "results.csv").open("w", newline="") as file:

@@ -3,15 +3,18 @@
 import json
 import logging
 import shutil
-import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..files import changed_keys, write_json
-from ..measure.energy import EnergyRecord, can_track_energy, track_energy
+from ..measure.cost import CostMeter
+from ..measure.energy import can_track_energy
+from ..spread import on_main
+from .costs import cost_file
 from .folder import RunFolder
 
 
@@ -28,6 +31,7 @@ class Stage:
         sections (`tuple[str, ...]`): Parts of the recipe that decide its output.
         working (`str`): Folder of its checkpoints or journals.
         parallel (`bool`): Runs on every process; the others run on the main one alone.
+        also (`tuple[str, ...]`): Further files that it leaves, in the run's folder.
     """
 
     function: Callable[[Any], None]
@@ -35,14 +39,36 @@ class Stage:
     sections: tuple[str, ...]
     working: str = ""
     parallel: bool = False
+    also: tuple[str, ...] = ()
 
 
-def run_stage(run: RunFolder, stage: Stage) -> None:
-    """Runs one stage, on all processes or on the main one while the others wait."""
-    if stage.parallel:
-        stage.function(run)
-    else:
-        on_main_process(run, stage.function)
+def run_stage(run: RunFolder, name: str, stage: Stage) -> None:
+    """Runs one stage, on all processes or on the main one while the others wait, whether it is done or not.
+
+    What it cost, and the values that it ran with, are left in `stages/<name>.json`.
+    """
+    with metered(run, name) as meter:
+        if stage.parallel:
+            stage.function(run)
+        else:
+            on_main_process(run, stage.function)
+    on_main_process(run, lambda run: _write_record(run, name, stage, meter))
+
+
+def _write_record(run: RunFolder, name: str, stage: Stage, meter: CostMeter) -> None:
+    if skipped := run.skip_log.count():
+        logger.warning(f"{skipped} examples could not be read and are left out; see {run.skip_log.path}.")
+    record = stage_record(run.folder, name)
+    record.parent.mkdir(exist_ok=True)
+    write_json(record, {"cost": asdict(meter.total()), "values": run.recipe.sections(*stage.sections)})
+
+
+@contextmanager
+def metered(run: RunFolder, name: str) -> Iterator[CostMeter]:
+    """What a stage costs, added by the main process to what its earlier sittings left in `costs/<name>.json`."""
+    path = cost_file(run.folder, name) if run.state.is_main_process else None
+    with CostMeter(path, run.recipe.energy) as run.meter:
+        yield run.meter
 
 
 def run_stages(
@@ -68,50 +94,20 @@ def run_stages(
     for name, stage in stages.items():
         if name in skip:
             continue
-        if is_done(run, name, stage):
+        if on_main(run.state, partial(is_done, run, name, stage)):
             logger.info(f"== {name}: done already ({run.folder / stage.output})")
             continue
         logger.info(f"== {name}")
-        resumed = begin(run, name, stage)
-        with energy_meter(run) as energy:
-            started = time.perf_counter()
-            run_stage(run, stage)
-            seconds = time.perf_counter() - started
-        if run.state.is_main_process:
-            record: dict[str, Any] = {"seconds": seconds, "values": run.recipe.sections(*stage.sections)}
-            if energy.use is not None:
-                record["energy"] = asdict(energy.use)
-            if resumed:
-                record["resumed"] = True
-            write_json(_record(run, name), record)
-            _marker(run, name).unlink()
-        run.state.wait_for_everyone()
-
-
-def begin(run: RunFolder, name: str, stage: Stage) -> bool:
-    """Marks a stage as begun. Returns whether it was before: what it takes now is then not all that it took."""
-    if not run.state.is_main_process:
-        return False
-    marker = _marker(run, name)
-    begun = marker.exists() or bool(stage.working) and (run.folder / stage.working).exists()
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    return begun
-
-
-def energy_meter(run: RunFolder) -> AbstractContextManager[EnergyRecord]:
-    """Watches what a stage uses, on the main process and where codecarbon is installed; else nothing is recorded."""
-    if not run.state.is_main_process or not can_track_energy():
-        return nullcontext(EnergyRecord())
-    return track_energy()
+        run_stage(run, name, stage)
 
 
 def is_done(run: RunFolder, name: str, stage: Stage) -> bool:
     """Whether a stage's output is there; raises `ValueError` if it was made with other values."""
-    record = _record(run, name)
+    record = stage_record(run.folder, name)
     if not record.exists() or not (run.folder / stage.output).exists():
         return False
-    changed = changed_keys(json.loads(record.read_text())["values"], run.recipe.sections(*stage.sections))
+    then, now = json.loads(record.read_text())["values"], run.recipe.sections(*stage.sections)
+    changed = changed_keys(_deciding(then), _deciding(now))
     if changed:
         raise ValueError(
             f"{run.folder / stage.output} was made with other values of {', '.join(changed)}. "
@@ -124,26 +120,28 @@ def forget(run: RunFolder, stages: Mapping[str, Stage]) -> None:
     """Removes the outputs of stages that are to run again, with their checkpoints and journals."""
     for name, stage in stages.items():
         output = run.folder / stage.output
-        paths = [_record(run, name), _marker(run, name), output.parent if "/" in stage.output else output]
-        paths += [run.folder / stage.working] if stage.working else []
+        paths = [stage_record(run.folder, name), cost_file(run.folder, name)]
+        paths.append(output.parent if "/" in stage.output else output)
+        paths += [run.folder / name for name in (stage.working, *stage.also) if name]
         for path in paths:
             _remove(path)
 
 
 def on_main_process(run: RunFolder, function: Callable[[Any], None]) -> None:
-    """What is written once runs on the main process while the others wait."""
-    if run.state.is_main_process:
-        function(run)
-    run.state.wait_for_everyone()
+    """What is written once runs on the main process while the others wait. What it raises is raised on all."""
+    on_main(run.state, lambda: function(run))
 
 
-def _record(run: RunFolder, name: str) -> Path:
-    return run.folder / "stages" / f"{name}.json"
+def stage_record(folder: Path, name: str) -> Path:
+    """What the stage of a run in `folder` leaves once it is done."""
+    return folder / "stages" / f"{name}.json"
 
 
-def _marker(run: RunFolder, name: str) -> Path:
-    """There from a stage's begin to its end."""
-    return _record(run, name).with_suffix(".started")
+def _deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """Without a milestone that only looks on."""
+    train = values.get("train", {})
+    watched = train.get("milestone")
+    return values if watched is None or watched["stop"] else {**values, "train": {**train, "milestone": None}}
 
 
 def _remove(path: Path) -> None:

@@ -1,9 +1,11 @@
 """One function a stage. Each reads what earlier stages left in the run's folder and leaves its own output there."""
 
+from collections.abc import Sequence
+
 from tqdm.auto import tqdm
 
 from ..elastic.cost import SamShape, count_macs, count_parameters
-from ..elastic.importance import count_evaluations, most_removed
+from ..elastic.importance import LayerRanking, count_evaluations, most_removed
 from ..elastic.importance import rank_layers as rank
 from ..elastic.reorder import reorder as reorder_channels
 from ..evaluation import calibration_images, quality_of
@@ -11,7 +13,7 @@ from ..files import fingerprint, write_json
 from ..measure import measure_model
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
-from ..search import Objective, run_search
+from ..search import Objective, SearchResult, run_search
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
@@ -19,12 +21,14 @@ from .context import Run
 from .journal import Journal
 from .measurement import write_measurement
 from .progress import holdout_metrics
+from .runner import on_main_process
 
 
 def pretrain(run: Run) -> None:
     """`pretrained/`: a small SAM of one's own."""
     args = run.recipe.pretrain
-    model = pretraining.pretrain(pretraining.new_sam(args), run.train_loader, args, run.folder / "pretrain")
+    folder, meter = run.folder / "pretrain", run.meter
+    model = pretraining.pretrain(pretraining.new_sam(args), run.train_loader, args, folder, meter=meter)
     run.save_model(model, "pretrained")
 
 
@@ -37,18 +41,28 @@ def rank_layers(run: Run) -> None:
     space = ElasticSpace.for_config(model.config.vision_config, prunable_layers=(), **given)
     quality = quality_of(model, run.holdout_loader(args.num_images))
     context = {**run.recipe.sections("data", "holdout_images"), "num_images": args.num_images}
-    journal = Journal(run.folder / "ranking" / "evaluations.jsonl", {**context, "weights": fingerprint(model)})
+    context["weights"] = fingerprint(model)
+    journal = Journal(run.folder / "ranking" / "evaluations.jsonl", context, run.state)
     max_removed, shape = min(args.max_removed, most_removed(space)), SamShape.from_config(model.config)
-    with tqdm(total=count_evaluations(space, max_removed), desc="rank layers") as bar:
+    total = count_evaluations(space, max_removed)
+    with tqdm(total=total, desc="rank layers", disable=not run.state.is_main_process) as bar:
+
+        def qualities(subnets: Sequence[Subnet]) -> list[float]:
+            found = journal.get_all({subnet.to_json(): subnet for subnet in subnets}, quality, bar.update)
+            return list(found.values())
+
         ranking = rank(
             space,
-            lambda subnet: journal.get(subnet.to_json(), lambda: quality(subnet)),
+            qualities,
             lambda subnet: count_parameters(shape, subnet),
             max_removed=max_removed,
             max_drop=args.max_drop,
             max_prunable=args.max_prunable,
-            progress=bar.update,
         )
+    on_main_process(run, lambda run: _write_ranking(run, ranking))
+
+
+def _write_ranking(run: Run, ranking: LayerRanking) -> None:
     plot_layer_ranking(ranking.to_dict(), run.folder / "ranking.png")
     write_json(run.folder / "ranking.json", ranking.to_dict())
     print(f"proposed prunable layers: {ranking.prunable_layers} (θ = 0.5 each); see {run.folder}/ranking.json")
@@ -58,7 +72,7 @@ def reorder(run: Run) -> None:
     """`reordered/`: the original with its elastic channels sorted, and the elastic space in its config."""
     args, model = run.recipe.reorder, run.original()
     space = run.space(model)
-    images = calibration_images(run.train_loader, args.num_images) if args.method == "wanda" else ()
+    images = calibration_images(run.calibration_loader(), args.num_images) if args.method == "wanda" else ()
     reorder_channels(model, space, args.method, images, combine=args.combine)
     run.save_model(model, "reordered", space)
 
@@ -68,9 +82,19 @@ def train(run: Run) -> None:
     args, model = run.recipe.train, run.untrained()
     space = run.space(model)
     metrics = holdout_metrics(run, args, {"largest": space.largest(), "smallest": space.smallest()})
-    calibration = calibration_images(run.train_loader, run.recipe.reorder.num_images) if args.reorder_every else ()
+    number = run.recipe.reorder.num_images
+    # Not each process's own share: all must find the same order.
+    calibration = calibration_images(run.calibration_loader(), number) if args.reorder_every else ()
     model = train_sandwich(
-        model, space, run.train_loader, args, run.folder / "train", evaluate=metrics, calibration=calibration
+        model,
+        space,
+        run.train_loader,
+        args,
+        run.folder / "train",
+        evaluate=metrics,
+        calibration=calibration,
+        meter=run.meter,
+        milestone_file=run.folder / "milestone.json",
     )
     run.save_model(model, "supernet", space)
     if run.state.is_main_process:
@@ -81,7 +105,8 @@ def finetune(run: Run) -> None:
     """`finetuned/`: the extracted subnet if there is one, else the supernet's largest subnet, trained plainly."""
     model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
     space = model.config.elastic_space
-    model = finetuning.finetune(model, run.train_loader, run.recipe.finetune, run.folder / "finetune")
+    args, folder = run.recipe.finetune, run.folder / "finetune"
+    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter)
     run.save_model(model, "finetuned", None if space is None else ElasticSpace.from_dict(space))
 
 
@@ -111,8 +136,11 @@ def search(run: Run) -> None:
     )
     # Qualities in the log hold for these weights and images only.
     context = {**run.recipe.sections("data", "holdout_images"), "weights": fingerprint(model)}
-    (run.folder / "search").mkdir(exist_ok=True)
-    result = run_search(objective, args, run.folder / "search" / "trials.jsonl", context=context)
+    result = run_search(objective, args, run.folder / "search" / "trials.jsonl", context=context, state=run.state)
+    on_main_process(run, lambda run: _write_search(run, result))
+
+
+def _write_search(run: Run, result: SearchResult) -> None:
     result.save(run.folder / "search.json")
     plot_search([ask.evaluation for ask in result.asks], run.folder / "search.png")
     result.subnet()  # raises if nothing keeps the budget

@@ -4,7 +4,9 @@ from ..recipe import Recipe
 from . import report, stages
 from .adapt import adapt
 from .context import Run
-from .runner import Stage, on_main_process, run_stage, run_stages
+from .page import write_page
+from .run_record import sitting
+from .runner import Stage, metered, on_main_process, run_stage, run_stages, stage_record
 
 
 STAGES = {
@@ -12,44 +14,82 @@ STAGES = {
         stages.pretrain, "pretrained/config.json", ("data", "pretrain", "holdout_images"), "pretrain", parallel=True
     ),
     "rank-layers": Stage(
-        stages.rank_layers, "ranking.json", ("data", "space", "rank_layers", "holdout_images"), "ranking"
+        stages.rank_layers,
+        "ranking.json",
+        ("data", "space", "rank_layers", "holdout_images"),
+        "ranking",
+        parallel=True,
     ),
     "reorder": Stage(stages.reorder, "reordered/config.json", ("data", "space", "reorder")),
     "evaluate-before": Stage(
-        report.evaluate_before, "evaluation_before.json", ("data", "evaluate"), "evaluation/before.jsonl"
+        report.evaluate_before,
+        "evaluation_before.json",
+        ("data", "evaluate"),
+        "evaluation/before.jsonl",
+        parallel=True,
     ),
-    "train": Stage(stages.train, "supernet/config.json", ("data", "train", "holdout_images"), "train", parallel=True),
-    "search": Stage(stages.search, "search.json", ("data", "search", "holdout_images"), "search"),
+    "train": Stage(
+        stages.train,
+        "supernet/config.json",
+        ("data", "train", "holdout_images"),
+        "train",
+        parallel=True,
+        also=("milestone.json",),
+    ),
+    "search": Stage(stages.search, "search.json", ("data", "search", "holdout_images"), "search", parallel=True),
     "extract": Stage(stages.extract, "subnet/config.json", ()),
-    "report": Stage(report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl"),
+    "report": Stage(
+        report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
+    ),
 }
 
 
 def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str = "") -> None:
     """Runs one verb of the command line."""
     run = Run(recipe)
+    with sitting(run, reads_data=verb not in ("extract", "measure")):
+        _run_verb(run, verb, redo, subnet)
+    if verb == "run":
+        on_main_process(run, lambda run: print(f"the run on one page: {write_page(run.folder)}"))
+
+
+def _run_verb(run: Run, verb: str, redo: str | None, subnet: str) -> None:
     if verb == "run":
         run_pipeline(run, redo)
     elif verb == "finetune":
-        stages.finetune(run)
+        with metered(run, verb):
+            stages.finetune(run)
     elif verb == "adapt":
         adapt(run)
     elif verb == "evaluate":
-        on_main_process(run, report.evaluate)
+        report.evaluate(run)
     elif verb == "extract":
-        on_main_process(run, lambda run: stages.extract(run, subnet))
+        extract(run, subnet)
     elif verb == "measure":
         on_main_process(run, lambda run: stages.measure(run, subnet))
     else:
-        run_stage(run, STAGES[verb])
+        run_stage(run, verb, STAGES[verb])
+
+
+def extract(run: Run, subnet: str) -> None:
+    """`subnet/`: what the search found, as the pipeline's stage does; another than that is not the stage's output."""
+    if subnet == "found":
+        run_stage(run, "extract", STAGES["extract"])
+    else:
+        on_main_process(run, lambda run: stages.extract(run, subnet))
+        on_main_process(run, lambda run: stage_record(run.folder, "extract").unlink(missing_ok=True))
 
 
 def run_pipeline(run: Run, redo: str | None = None) -> None:
     """All stages in order; `ValueError` if an output was made with other values, or `redo` is no stage."""
-    recipe = run.recipe
-    switched_on = {
+    run_stages(run, STAGES, skip=switched_off(run.recipe), redo=redo)
+
+
+def switched_off(recipe: Recipe) -> list[str]:
+    """The stages that the recipe leaves out of the pipeline."""
+    on = {
         "pretrain": recipe.pretrain.enabled,
         "rank-layers": recipe.rank_layers.enabled,
         "evaluate-before": recipe.evaluate.before,
     }
-    run_stages(run, STAGES, skip=[name for name, on in switched_on.items() if not on], redo=redo)
+    return [name for name in on if not on[name]]

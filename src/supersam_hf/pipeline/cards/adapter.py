@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from ...hub import tables
-from ...hub.facts import CardFacts, Row, Source, StageCost
+from ...hub.facts import CardFacts, Row, Source
 from .lines import cost_note, prompt_lines, seed_limit
 from .records import RunRecords, data_source, source
 
@@ -24,7 +24,7 @@ def adapter_facts(records: RunRecords, *, repo: str, revision: str) -> CardFacts
     trained = records.trained("adapt")
     data = source(adapt["data"], records.folder) if trained is None else data_source(trained["data"], records.folder)
     base = records.base if adapt["base"] is None else source(adapt["base"], records.folder)
-    costs, hardware = [*records.costs, _cost(adapt)], adapt.get("hardware") or records.results.get("hardware")
+    costs, hardware = records.costs("adapt"), adapt.get("hardware") or records.results.get("hardware")
     return CardFacts(
         kind="adapter",
         repo=repo,
@@ -37,8 +37,8 @@ def adapter_facts(records: RunRecords, *, repo: str, revision: str) -> CardFacts
         rows=rows(adapt),
         training_lines=[_training_line(adapt)],
         costs=costs,
-        costs_whole=records.costs_whole(),
-        cost_note=cost_note(records, costs, hardware),
+        costs_whole=records.costs_whole("adapt"),
+        cost_note=cost_note(costs, hardware),
         hardware=hardware,
         limits=_limits(adapt, data),
         eval_split=None if trained is None else trained["data"]["eval_split"],
@@ -59,12 +59,6 @@ def rows(adapt: dict[str, Any]) -> list[Row]:
         table.append(Row(f"{which}, without the adapter", quality={"mIoU": adapt["before"][name]}))
         table.append(Row(f"{which}, with it", quality={"mIoU": after}, this=name == "miou"))
     return table
-
-
-def _cost(adapt: dict[str, Any]) -> StageCost:
-    energy = adapt.get("energy", {})
-    known = (energy.get(key) for key in ("kwh", "kg_co2eq", "method", "country"))
-    return StageCost("adapt", adapt["seconds"], *known)
 
 
 def _data_lines(trained: dict[str, Any] | None, data: Source) -> list[str]:
@@ -113,9 +107,8 @@ def _lines(adapt: dict[str, Any]) -> list[str]:
 
 
 def _training_line(adapt: dict[str, Any]) -> str:
-    return (
-        f"{adapt['steps']:,} steps in {tables.duration(adapt['seconds'])}; the weights under the adapter were frozen."
-    )
+    took = tables.duration(adapt["cost"]["seconds"])
+    return f"{adapt['steps']:,} steps in {took}; the weights under the adapter were frozen."
 
 
 def _limits(adapt: dict[str, Any], data: Source) -> list[str]:

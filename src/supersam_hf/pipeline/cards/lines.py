@@ -57,18 +57,22 @@ def training_line(what: str, args: dict[str, Any]) -> str:
     )
 
 
-def cost_note(records: RunRecords, costs: Sequence[StageCost], hardware: dict[str, Any] | None) -> str:
-    """Where the time was spent, how energy was measured, and what is missing."""
+def cost_note(costs: Sequence[StageCost], hardware: dict[str, Any] | None) -> str:
+    """Where the time was spent, how energy was measured, and what was done twice."""
     methods = dict.fromkeys(cost.method for cost in costs if cost.method is not None)
-    countries = dict.fromkeys(cost.country for cost in costs if cost.country is not None)
+    factors = dict.fromkeys(_factor(cost) for cost in costs if cost.emissions_kg is not None)
     said = [f"On {hardware['device']}, {hardware['cores']} cores."] if hardware is not None and costs else []
     said += [f"Energy: {method}." for method in methods]
-    if countries:
-        said.append(f"CO₂ equivalent: by the mean electricity of {', '.join(countries)}.")
-    if records.resumed:
-        stages = ", ".join(f"`{name}`" for name in records.resumed)
-        said.append(f"Not known of {stages}: interrupted and resumed, it recorded only its last part.")
+    said += [f"CO₂ equivalent: {factor}." for factor in factors]
+    resumed = ", ".join(f"`{cost.name}` in {cost.sittings}" for cost in costs if cost.sittings > 1)
+    if resumed:
+        said.append(f"Sittings: {resumed}; what was done twice after an interruption is counted.")
     return " ".join(said)
+
+
+def _factor(cost: StageCost) -> str:
+    whose = "by a given factor" if cost.country is None else f"by the mean electricity of {cost.country}"
+    return whose if cost.kg_per_kwh is None else f"{whose}, {cost.kg_per_kwh:g} kg a kWh"
 
 
 def seed_limit(seeds: dict[str, int]) -> str:

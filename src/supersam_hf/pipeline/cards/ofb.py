@@ -33,8 +33,8 @@ def classifier_facts(
     config: Any = model.config
     original, evaluated = original_architecture(records), records.evaluated_on
     finetuned, hardware = name == "finetuned", records.results.get("hardware")
-    costs = [cost for cost in records.costs if finetuned or cost.name != "finetune"]
     trainings = (["search"] if records.search is not None else []) + (["finetune"] if finetuned else [])
+    costs = records.costs(*trainings)
     named = f"{'OFB' if records.search is not None else 'Image'} classifier, {count_parameters(config):,} parameters"
     return CardFacts(
         kind="ofb_subnet",
@@ -55,7 +55,7 @@ def classifier_facts(
         limits=_limits(records),
         costs=costs,
         costs_whole=records.costs_whole(*trainings),
-        cost_note=cost_note(records, costs, hardware),
+        cost_note=cost_note(costs, hardware),
         hardware=hardware,
         cut=records.search is not None,
         versions=records.versions(config),

@@ -1,6 +1,7 @@
 """What a run's files say, read for its model card and its search record: facts alone, and no path of this machine."""
 
 import json
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ...hub.contents import is_hub_id
 from ...hub.facts import Source, StageCost
-from ...training.engine import STATE_FILE, checkpoints
+from ...measure.cost import read_sittings, total_cost
+from ...training.checkpoints import STATE_FILE, checkpoints
+from ..costs import ORDER, cost_file
 
 
 SHAPES = Source("generated shapes")
-# Of the stages of both methods.
-ORDER = ("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "finetune", "report")
 
 
 class RunRecords:
@@ -106,20 +107,20 @@ class RunRecords:
         row = self.rows.get(name)
         return row if row is None or row.get("weights", weights) == weights else None
 
-    @property
-    def costs(self) -> list[StageCost]:
-        """Of the stages that ran in one go: of one that was resumed only the last part is recorded."""
-        return [_cost(name, record) for name, record in self.stages.items() if not record.get("resumed")]
-
-    @property
-    def resumed(self) -> list[str]:
-        """The stages that were killed and went on."""
-        return [name for name, record in self.stages.items() if record.get("resumed")]
+    def costs(self, *more: str) -> list[StageCost]:
+        """Of the stages that were begun, in order; of trainings after the search only those that are named."""
+        files = {name: cost_file(self.folder, name) for name in (*ORDER, "adapt")}
+        later = {"finetune", "adapt"} - {*more}
+        return [_cost(n, read_sittings(path)) for n, path in files.items() if n not in later and path.is_file()]
 
     def costs_whole(self, *trainings: str) -> bool:
-        """Whether every stage, and these of them, is recorded from begin to end; a verb alone records nothing."""
+        """Whether the cost of every one of these trainings, and of what the run started from, is recorded."""
         begun = {"pretrain"} if self.read("start.json").get("pretrain") is True else set()
-        return not self.resumed and {*trainings, *begun} <= set(self.stages)
+        return {*trainings, *begun} <= {cost.name for cost in self.costs(*trainings)}
+
+    @cached_property
+    def milestone(self) -> dict[str, Any] | None:
+        return self.read("milestone.json")
 
     def versions(self, config: Any) -> dict[str, str]:
         """Of the libraries: as the report and the model's config have them."""
@@ -164,9 +165,10 @@ def _license(card: Path) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
-def _cost(name: str, record: dict[str, Any]) -> StageCost:
-    energy = record.get("energy") or {}
-    return StageCost(name, record["seconds"], *(energy.get(key) for key in ("kwh", "kg_co2eq", "method", "country")))
+def _cost(name: str, sittings: list[dict[str, Any]]) -> StageCost:
+    known = {f.name for f in fields(StageCost)}
+    total = {key: value for key, value in asdict(total_cost(sittings)).items() if key in known}
+    return StageCost(name, **total, sittings=len(sittings))
 
 
 __all__ = ["RunRecords", "data_source", "public_data", "source"]

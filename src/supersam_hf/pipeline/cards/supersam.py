@@ -87,6 +87,7 @@ def _shared(records: RunRecords, config: Any, training: str | None = None) -> di
     evaluated, hardware = records.evaluated_on, records.results.get("hardware")
     trainings = ["train"] if (records.folder / "supernet").is_dir() else []
     trainings += [] if training is None else [training]
+    costs = records.costs(*trainings)
     return {
         "base": records.base,
         "data": records.data,
@@ -94,9 +95,9 @@ def _shared(records: RunRecords, config: Any, training: str | None = None) -> di
         "data_lines": data_lines(records, objects=True),
         "search_lines": search_lines(records),
         "training_lines": training_lines(records),
-        "costs": records.costs,
+        "costs": costs,
         "costs_whole": records.costs_whole(*trainings),
-        "cost_note": cost_note(records, records.costs, hardware),
+        "cost_note": cost_note(costs, hardware),
         "hardware": hardware,
         "versions": records.versions(config),
         "eval_split": None if evaluated is None else evaluated["eval_split"],

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...models.supersam import ElasticSpace
+from ...training.milestone import milestone_line
 from .lines import ENGINES, seed_limit, training_line
 from .records import RunRecords, source
 from .supersam_record import seeds
@@ -75,7 +76,7 @@ def training_lines(records: RunRecords) -> list[str]:
         how = "one optimiser step a batch" if args["mode"] == "accumulate" else "an optimiser step after each"
         what = f"Supernet, by the sandwich rule (largest, smallest, {args['num_sampled']} sampled a batch; {how})"
         lines.insert(min(1, len(lines)), training_line(what, args))
-    return lines
+    return lines if records.milestone is None else [*lines, milestone_line(records.milestone)]
 
 
 def _pretrained(records: RunRecords) -> str:

@@ -1,0 +1,28 @@
+"""`supersam-hf report`: a run on one page, also while it is going or after it was killed."""
+
+import argparse
+import sys
+
+
+def parser() -> argparse.ArgumentParser:
+    """Its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="supersam-hf report",
+        description="Write a run on one HTML page: what was found, figures, costs, versions; of either method.",
+    )
+    parser.add_argument("run", help="folder of a run, finished or not")
+    parser.add_argument("--output", help="the file (default: report.html in that folder)")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Writes the page; returns the exit code."""
+    args = parser().parse_args(argv)
+    from ..pipeline.page import write_page
+
+    try:
+        print(f"wrote {write_page(args.run, args.output)}")
+    except (ValueError, OSError) as error:
+        print(f"supersam-hf report: {error}", file=sys.stderr)
+        return 2
+    return 0

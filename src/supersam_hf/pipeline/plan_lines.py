@@ -1,0 +1,141 @@
+"""What a dry run of either method tells alike: images, stages, steps, checkpoints, memory."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+
+from ..measure.hardware import hardware
+from ..measure.training_memory import TrainingMemory
+from ..training.arguments import EngineArguments
+from .folder import RunFolder
+from .runner import Stage, is_done
+
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of the two splits; None where that cannot be told.
+
+    Args:
+        train (`int` or None): Of the training split, those held out included.
+        eval (`int` or None): Of the evaluation split.
+        note (`str`): What these numbers are, where they were not counted.
+    """
+
+    train: int | None
+    eval: int | None
+    note: str = ""
+
+
+def processes() -> PartialState:
+    """This process among the others. Nothing is written."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def image_lines(images: Images, held_out: int) -> list[str]:
+    """Sizes of the splits."""
+    left = None if images.train is None else max(0, images.train - held_out)
+    lines = [
+        f"  to train on    {_count(left)}, and {held_out:,} held out",
+        f"  to evaluate on {_count(images.eval)}",
+    ]
+    return lines + ([f"  ({images.note})"] if images.note else [])
+
+
+def stage_lines(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
+    """Which stages would run, and which are done."""
+    return [f"  {name:<15} {_stage(run, name, stage, name in off)}" for name, stage in stages.items()]
+
+
+def undone(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
+    """The stages that would run."""
+    return [name for name, stage in stages.items() if _stage(run, name, stage, name in off).startswith("to do")]
+
+
+def _stage(run: RunFolder, name: str, stage: Stage, off: bool) -> str:
+    if off:
+        return "off"
+    try:
+        done = is_done(run, name, stage)
+    except ValueError as error:  # a real run would end there
+        return f"refused: {error}"
+    if done:
+        return f"done already ({run.folder / stage.output})"
+    begun = stage.working and (run.folder / stage.working).exists()
+    return "to do, from where it was interrupted" if begun else "to do"
+
+
+def training_lines(name: str, args: EngineArguments, batch_size: int, images: int | None, world: int) -> list[str]:
+    """Steps, images and epochs of a training."""
+    step = batch_size * world * args.gradient_accumulation_steps
+    seen = args.max_steps * step
+    parts = [f"{batch_size} images"]
+    parts += [f"{args.gradient_accumulation_steps} batches"] if args.gradient_accumulation_steps > 1 else []
+    parts += [f"{world} processes"] if world > 1 else []
+    epochs = "" if not images else f", {seen / images:,.3g} epochs"
+    text = f"{args.max_steps:,} steps of {' x '.join(parts)}: {seen:,} images{epochs}"
+    precision = "fp32" if args.mixed_precision == "no" else args.mixed_precision
+    return [f"  {name:<15} {text}; {precision}, rate {args.learning_rate:g}"]
+
+
+def checkpoint_lines(weights: int, trained: int, args: EngineArguments) -> list[str]:
+    """Disk: weights and both of AdamW's moments, as many as are kept and the one that is being written.
+
+    Args:
+        weights (`int`): Bytes of the weights.
+        trained (`int`): Bytes of those that are trained.
+    """
+    one = weights + 2 * trained
+    if not args.save_steps:
+        return ["  checkpoints     none (`save_steps: 0`)"]
+    most = one * (args.save_total_limit + 1)
+    return [f"  checkpoints     {size(one)} each, every {args.save_steps:,} steps; {size(most)} on disk at most"]
+
+
+def memory_lines(memory: TrainingMemory, device: torch.device, world: int) -> list[str]:
+    """Tensors of a training step, in one process."""
+    parts = {"weights": memory.weights, "gradients": memory.gradients, "AdamW": memory.optimizer}
+    parts["activations"] = memory.activations
+    if world > 1:
+        parts["buckets of DDP"] = memory.gradients
+    text = ", ".join(f"{name} {size(value)}" for name, value in parts.items())
+    total = sum(parts.values())
+    lines = [f"  {size(total)} of tensors at the peak: {text}"]
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+        lines.append(f"  the device has {size(there)}" + (": too little" if total > there else ""))
+    return lines
+
+
+def device_line(device: torch.device) -> str:
+    """What estimates hold for."""
+    found = hardware(device)
+    threads = f", torch on {found['threads']} of its cores" if device.type == "cpu" else ""
+    return f"{found['device']}{threads}"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that reads well."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def _count(images: int | None) -> str:
+    return "an unknown number of images" if images is None else f"{images:,} images"
+
+
+__all__ = [
+    "Images",
+    "checkpoint_lines",
+    "device_line",
+    "image_lines",
+    "memory_lines",
+    "processes",
+    "size",
+    "stage_lines",
+    "training_lines",
+    "undone",
+]
