@@ -18,8 +18,10 @@ from supersam_hf.files import write_json
 from supersam_hf.hub.tables import duration
 from supersam_hf.measure.training_memory import training_memory
 from supersam_hf.models.supersam import ElasticSpace
-from supersam_hf.pipeline.dry_run import Planned, make_plan, plan_lines
+from supersam_hf.pipeline.context import Run
+from supersam_hf.pipeline.dry_run import make_plan, plan_lines
 from supersam_hf.pipeline.estimate import PieceTimes, SamTimes, model_config, sandwich_memory
+from supersam_hf.pipeline.plan_lines import planned
 from supersam_hf.pipeline.split_sizes import asked_for, prompted_images
 from supersam_hf_cli import main
 
@@ -64,7 +66,7 @@ def vit_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan_of(recipe: str, **values: object) -> str:
     filled = read_recipe(str(ROOT / recipe), {key.replace("__", "."): value for key, value in values.items()})
-    return "\n".join(plan_lines("run", make_plan("run", Planned(filled))))
+    return "\n".join(plan_lines("run", make_plan("run", planned(Run, filled))))
 
 
 def test_a_dry_run_of_sa1b_has_the_papers_numbers(vit_b: Path, tmp_path: Path) -> None:

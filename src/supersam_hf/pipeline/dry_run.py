@@ -1,7 +1,6 @@
 """`--dry_run` of SuperSAM: what a recipe would do and take, told without doing it. Nothing is written."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,7 @@ from .plan_lines import (
     device_line,
     image_lines,
     memory_lines,
-    processes,
+    planned,
     stage_lines,
     training_lines,
     undone,
@@ -34,20 +33,11 @@ TRAININGS = ("pretrain", "train", "finetune", "adapt")
 SAMPLED = 32
 
 
-class Planned(Run):
-    """A run that makes no folder."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.folder, self.state = recipe, Path(recipe.output_dir), processes()
-        if (self.folder / "start.json").exists():  # begun from another model: a real run would refuse, too
-            super().__init__(recipe)
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is known of a run before it is run."""
 
-    run: Planned
+    run: Run
     config: SuperSamConfig
     space: ElasticSpace | None
     images: Images
@@ -61,7 +51,7 @@ def tell_plan(verb: str, recipe: Recipe) -> None:
         ValueError: If a value does not fit the model, or the folder was begun from another one.
         OSError: If the model's config cannot be had.
     """
-    run = Planned(recipe)
+    run: Run = planned(Run, recipe)
     if not run.state.is_main_process:
         return
     plan = make_plan(verb, run)
@@ -73,7 +63,7 @@ def tell_plan(verb: str, recipe: Recipe) -> None:
     print("\n".join(time_lines(plan, times)))
 
 
-def make_plan(verb: str, run: Planned) -> Plan:
+def make_plan(verb: str, run: Run) -> Plan:
     """Reads the model's config, counts the images, and looks which stages are done."""
     config = model_config(run.recipe)
     off = switched_off(run.recipe)
@@ -81,7 +71,7 @@ def make_plan(verb: str, run: Planned) -> Plan:
     return Plan(run, config, _space(run, config), prompted_images(run.recipe.data), stages)
 
 
-def _space(run: Planned, config: SuperSamConfig) -> ElasticSpace | None:
+def _space(run: Run, config: SuperSamConfig) -> ElasticSpace | None:
     """None of an extracted subnet, which has no subnets of its own."""
     if config.subnet is not None:
         return None
@@ -219,4 +209,4 @@ def _sampled(plan: Plan, times: SamTimes) -> float:
     return sum(times.forward(plan.space.sample(generator)) for _ in range(SAMPLED)) / SAMPLED
 
 
-__all__ = ["Plan", "Planned", "make_plan", "plan_lines", "tell_plan", "time_lines"]
+__all__ = ["Plan", "make_plan", "plan_lines", "tell_plan", "time_lines"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from .plan_lines import (
     device_line,
     image_lines,
     memory_lines,
-    processes,
+    planned,
     stage_lines,
     training_lines,
     undone,
@@ -41,15 +40,6 @@ TIMED = 8
 LONG_MS = 1000.0
 
 
-class PlannedOfb(OfbRun):
-    """A run that makes no folder."""
-
-    def __init__(self, recipe: OfbRecipe) -> None:
-        self.recipe, self.folder, self.state = recipe, Path(recipe.output_dir), processes()
-        if (self.folder / "start.json").exists():  # begun from another model: a real run would refuse, too
-            super().__init__(recipe)
-
-
 def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
     """Prints what the verb would do; by the main process.
 
@@ -58,7 +48,7 @@ def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
             begun from another model.
         OSError: If the model's config cannot be had.
     """
-    run = PlannedOfb(recipe)
+    run: OfbRun = planned(OfbRun, recipe)
     if not run.state.is_main_process:
         return
     off, images, config = switched_off(recipe), labelled_images(recipe), model_config(recipe)
@@ -137,7 +127,7 @@ def _training_lines(
     return lines
 
 
-def _estimates(run: PlannedOfb, config: OfbViTConfig, trainings: dict[str, EngineArguments]) -> list[str]:
+def _estimates(run: OfbRun, config: OfbViTConfig, trainings: dict[str, EngineArguments]) -> list[str]:
     """Memory of the search, where there is one, before anything has left; time of each training."""
     recipe, device = run.recipe, torch.device(run.state.device)
     name = "search" if "search" in trainings else next(iter(trainings))

@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from ..measure.hardware import hardware
 from ..measure.training_memory import TrainingMemory
+from ..processes import join_processes
+from ..recipe import RunRecipe
 from ..training.arguments import EngineArguments
 from .folder import RunFolder
 from .runner import Stage, is_done
@@ -31,9 +34,14 @@ class Images:
     note: str = ""
 
 
-def processes() -> PartialState:
-    """This process among the others. Nothing is written."""
-    return PartialState(cpu=not torch.accelerator.is_available())
+def planned(run_class: Any, recipe: RunRecipe) -> Any:
+    """A run of this class that makes no folder. One that is there is opened as a real run would: begun from another
+    model it is refused."""
+    if (Path(recipe.output_dir) / "start.json").exists():
+        return run_class(recipe)
+    run = run_class.__new__(run_class)
+    run.recipe, run.folder, run.state = recipe, Path(recipe.output_dir), join_processes()
+    return run
 
 
 def image_lines(images: Images, held_out: int) -> list[str]:
@@ -133,7 +141,7 @@ __all__ = [
     "device_line",
     "image_lines",
     "memory_lines",
-    "processes",
+    "planned",
     "size",
     "stage_lines",
     "training_lines",
