@@ -10,6 +10,7 @@ from transformers import SamConfig
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel
 from supersam_hf.elastic.importance import count_evaluations, rank_layers
+from supersam_hf.models.supersam import shared_depth
 
 
 VIT_B = SamConfig()
@@ -53,6 +54,16 @@ def test_sampling_is_seeded_valid_and_as_probable_as_stated() -> None:
     for subnet in draw:
         space.validate(subnet)
         assert subnet.mlp_dim[0] == 3072
+
+
+def test_what_subnets_share_ends_before_the_first_layer_that_differs() -> None:
+    space = ElasticSpace.for_config(SamConfig())
+    largest, smallest = space.largest(), space.smallest()
+    assert shared_depth([largest], 12) == 12
+    assert shared_depth([largest, smallest], 12) == 1
+    assert shared_depth([largest, space.subnet((5,))], 12) == 5
+    assert shared_depth([space.subnet((1, 2)), space.subnet((1, 2), {3: 768})], 12) == 3
+    assert shared_depth([space.subnet((1, 2)), space.subnet((1,))], 12) == 2
 
 
 def test_json_both_ways() -> None:

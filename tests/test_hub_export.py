@@ -61,6 +61,7 @@ SAM_CODE = {
     "elastic_supersam.py",
     "extraction_supersam.py",
     "image_processing_supersam.py",
+    "layers_supersam.py",
     "modeling_supersam.py",
     "pareto_supersam.py",
 }

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, SuperSamProcessor, SuperSamVisionModel
+from supersam_hf.models.supersam import shared_depth
 
 
 SPACE = {"prunable_layers": (1, 2, 3), "attention_windows": (24, 36, 48)}
@@ -234,6 +235,24 @@ def test_hidden_states_are_those_of_the_kept_layers(supernet: SuperSamModel, inp
     assert (len(states), len(full)) == (5, 7)
     assert difference(states[2], full[2]) == 0
     assert supernet(**inputs, return_dict=False, subnet=subnet)[0].shape == (2, 2, 3)
+
+
+def test_a_forward_can_go_on_from_what_subnets_share(supernet: SuperSamModel, inputs: dict) -> None:
+    space = ElasticSpace.for_config(supernet.config, **SPACE)
+    one = space.subnet((2,), {1: 64, 3: 96}, {1: 6})
+    other = space.subnet((2,), {1: 64, 3: 64}, {1: 6})
+    assert shared_depth([one, other], 4) == 3
+    encoder, prompts = supernet.vision_encoder, {k: v for k, v in inputs.items() if k != "pixel_values"}
+    with torch.no_grad():
+        shared = encoder.run_layers(encoder.embed(inputs["pixel_values"]), one, 0, 3)
+        for subnet in (one, other):
+            whole = supernet(**inputs, subnet=subnet)
+            resumed = supernet(**prompts, subnet=subnet, hidden_states=shared, first_layer=3)
+            assert difference(whole.pred_masks, resumed.pred_masks) == 0
+    with pytest.raises(ValueError, match="Only one of pixel_values"):
+        supernet(**inputs, hidden_states=shared)
+    with pytest.raises(ValueError, match="either pixel_values or hidden_states"):
+        encoder()
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

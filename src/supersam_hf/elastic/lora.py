@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..models.supersam import ElasticLinear, SuperSamModel
-from ..models.supersam.modeling_supersam import Windowed, leading
+from ..models.supersam.layers_supersam import Windowed, leading
 
 
 # All elastic linears of the image encoder, and the linears of the mask decoder's attention and MLPs.

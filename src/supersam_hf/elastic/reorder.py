@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ..models.supersam.elastic_supersam import ElasticSpace
-from ..models.supersam.modeling_supersam import SuperSamModel, SuperSamVisionLayer
+from ..models.supersam.layers_supersam import SuperSamVisionLayer
+from ..models.supersam.modeling_supersam import SuperSamModel
 
 
 Method = Literal["wanda", "magnitude", "none"]

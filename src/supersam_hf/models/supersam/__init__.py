@@ -1,9 +1,10 @@
 """SuperSAM: SAM as a supernet, and the subnets extracted from it."""
 
 from .configuration_supersam import SuperSamConfig, SuperSamVisionConfig
-from .elastic_supersam import ElasticSpace, Subnet
+from .elastic_supersam import ElasticSpace, Subnet, shared_depth
 from .image_processing_supersam import SuperSamImageProcessor, SuperSamProcessor
-from .modeling_supersam import ElasticLinear, SuperSamModel, SuperSamPreTrainedModel, SuperSamVisionModel
+from .layers_supersam import ElasticLinear
+from .modeling_supersam import SuperSamModel, SuperSamPreTrainedModel, SuperSamVisionModel
 
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "SuperSamProcessor",
     "SuperSamVisionConfig",
     "SuperSamVisionModel",
+    "shared_depth",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -291,6 +292,18 @@ class ElasticSpace:
         return cls.from_dict(json.loads(text))
 
 
+def shared_depth(subnets: Iterable[Subnet], num_hidden_layers: int) -> int:
+    """How many leading layers of the supernet all of the subnets treat alike: keep at the same widths, or leave out.
+
+    What comes out of these layers is the same for all, and need be computed only once.
+    """
+    treated = [{layer: rest for layer, *rest in zip(s.layers, s.mlp_dim, s.head_dim)} for s in subnets]
+    for layer in range(num_hidden_layers):
+        if any(layers.get(layer) != treated[0].get(layer) for layers in treated):
+            return layer
+    return num_hidden_layers
+
+
 def _default_windows(mlp_dim: int) -> tuple[int, ...]:
     multiple = MLP_WINDOW_MULTIPLE
     windows = {math.floor(mlp_dim * ratio + 1e-6) // multiple * multiple for ratio in MLP_WINDOW_RATIOS} - {0}
@@ -306,4 +319,4 @@ def _check_keys(cls: type, data: dict[str, Any]) -> None:
         raise ValueError(f"A {cls.__name__} has the fields {list(fields)}; unknown {unknown}, missing {missing}.")
 
 
-__all__ = ["ElasticSpace", "Subnet"]
+__all__ = ["ElasticSpace", "Subnet", "shared_depth"]
