@@ -57,6 +57,7 @@ print(json.dumps(told))
 CLASSIFIER = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
 SAM = {"config.json", "model.safetensors", "processor_config.json", "README.md"}
 SAM_CODE = {
+    "attention_supersam.py",
     "configuration_supersam.py",
     "elastic_supersam.py",
     "extraction_supersam.py",

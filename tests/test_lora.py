@@ -208,7 +208,7 @@ def test_twenty_random_subnets_equal_the_extracted_ones_merged_and_not(
         live = masks(adapted, inputs, subnet=subnet)
         extracted = extract_adapter(adapted, subnet)
         assert not any(isinstance(module, ElasticLoraLinear) for module in extracted.modules())
-        assert difference(masks(extracted, inputs), live) <= 1e-6
+        assert difference(masks(extracted, inputs), live) <= 5e-6
         merged = extracted.merge_and_unload()
         assert type(merged) is SuperSamModel
         assert difference(masks(merged, inputs), live) <= 1e-5

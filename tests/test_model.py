@@ -65,14 +65,17 @@ def test_gives_the_outputs_of_a_real_checkpoint_exactly(shared: Path, implementa
     assert_same_outputs(stock, ours, inputs)
 
 
-def test_gradients_are_the_stock_ones(stock_folder: Path, inputs: dict) -> None:
-    stock, ours = SamModel.from_pretrained(stock_folder), SuperSamModel.from_pretrained(stock_folder)
+@pytest.mark.parametrize(("implementation", "tolerance"), [("eager", 1e-6), ("sdpa", 1e-5)])
+def test_gradients_are_the_stock_ones(stock_folder: Path, inputs: dict, implementation: str, tolerance: float) -> None:
+    classes = (SamModel, SuperSamModel)
+    stock, ours = (c.from_pretrained(stock_folder, attn_implementation=implementation) for c in classes)
     for model in (stock, ours):
         model(**inputs).pred_masks.square().mean().backward()
     grads = dict(ours.named_parameters())
     for name, parameter in stock.named_parameters():
         if parameter.grad is not None:
-            assert difference(parameter.grad, grads[name].grad) == 0, name
+            largest = parameter.grad.abs().max().item()
+            assert difference(parameter.grad, grads[name].grad) <= tolerance * largest, name
 
 
 def test_auto_classes_find_it(supernet: SuperSamModel, tmp_path: Path) -> None:

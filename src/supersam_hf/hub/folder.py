@@ -40,7 +40,7 @@ OURS = {
     "model": (
         *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
         *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
-        *("configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
+        *("attention_supersam.py", "configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
         *("image_processing_supersam.py", "layers_supersam.py", "modeling_supersam.py", "pareto_supersam.py"),
         *("configuration_ofb_vit.py", "modeling_ofb_vit.py"),
     ),

@@ -1,5 +1,7 @@
 """The encoder layers of a SuperSAM: stock SAM's, at any of their widths."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,6 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionLayer
 
+from .attention_supersam import relative_attention
 from .configuration_supersam import SuperSamVisionConfig
 
 
@@ -72,6 +75,14 @@ def narrow_in(layer: nn.Module, hidden_states: torch.Tensor, window: int, full: 
     return layer(F.pad(hidden_states.unflatten(-1, (groups, window)), (0, full - window)).flatten(-2))
 
 
+def pad_with(tokens: torch.Tensor, empty: torch.Tensor, below: int, beside: int) -> torch.Tensor:
+    """Adds rows below and columns beside a grid (batch, height, width, channels) that hold `empty` (1, 1, 1,
+    channels)."""
+    batch, height, width, _ = tokens.shape
+    tokens = torch.cat([tokens, empty.expand(batch, height, beside, -1)], 2)
+    return torch.cat([tokens, empty.expand(batch, below, width + beside, -1)], 1)
+
+
 class SuperSamMLPBlock(nn.Module):
     """Stock SAM's MLP on its leading `window` hidden units."""
 
@@ -90,9 +101,11 @@ class SuperSamMLPBlock(nn.Module):
 
 
 class SuperSamVisionAttention(SamVisionAttention):
-    """Stock SAM's attention with relative positions, on the leading channels of every head.
+    """Stock SAM's attention with relative positions, in windows or global, on the leading channels of every head.
 
-    Eager or sdpa is read from the model's config in each forward, so that it can be switched after loading.
+    Eager or sdpa is read from the model's config in each forward, so that it can be switched after loading. Eager does
+    what stock SAM does; sdpa projects only the tokens that are there, not those that pad the windows, and never holds
+    the whole bias (see `relative_attention`).
     """
 
     def __init__(self, config: SuperSamVisionConfig, window_size: int, head_dim: int) -> None:
@@ -100,6 +113,7 @@ class SuperSamVisionAttention(SamVisionAttention):
         self.config = config
         self.num_attention_heads = config.num_attention_heads
         self.head_dim = head_dim
+        self.window_size = window_size
         self.scale = config.query_pre_attn_scalar**-0.5
         self.dropout = config.attention_dropout
         width, hidden = self.num_attention_heads * head_dim, config.hidden_size
@@ -115,50 +129,81 @@ class SuperSamVisionAttention(SamVisionAttention):
     def forward(
         self, hidden_states: torch.Tensor, window: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(windows, height, width, channels) to the same, and eager attention weights (windows * heads, tokens,
+        """(batch, height, width, channels) to the same, and eager attention weights (batch * windows * heads, tokens,
         tokens); `window` is in channels a head."""
-        batch_size, height, width, _ = hidden_states.shape
+        height, width = hidden_states.shape[1:3]
         heads, head_dim = self.num_attention_heads, self.head_dim if window is None else window
+        size = (self.window_size, self.window_size) if self.window_size else (height, width)
+        # rows and columns that fill the last windows
+        below, beside = -height % size[0], -width % size[1]
+        eager = self.config._attn_implementation == "eager"
+        if eager:
+            hidden_states = F.pad(hidden_states, (0, 0, 0, beside, 0, below))
         qkv = narrow_out(self.qkv, hidden_states, head_dim, self.head_dim, 3 * heads)
-        # (batch, height, width, 3 * heads * channel) -> (3, batch, heads, height * width, channel)
-        qkv = qkv.reshape(batch_size, height * width, 3, heads, -1).permute(2, 0, 3, 1, 4)
-        # each (batch * heads, height * width, channel)
-        query, key, value = qkv.reshape(3, batch_size * heads, height * width, -1).unbind(0)
+        if not eager and (below or beside):
+            # what the projection makes of a token of zeros
+            empty = narrow_out(
+                self.qkv, hidden_states.new_zeros(1, 1, 1, hidden_states.shape[-1]), head_dim, self.head_dim, 3 * heads
+            )
+            qkv = pad_with(qkv, empty, below, beside)
 
-        bias = None
-        if self.use_rel_pos:
-            rel_pos_h, rel_pos_w = self.rel_pos_h[:, :head_dim], self.rel_pos_w[:, :head_dim]
-            size = (height, width)
-            bias = self.get_decomposed_rel_pos(query, rel_pos_h, rel_pos_w, size, size)
-            # (batch * heads, height, width, height, width) -> (batch * heads, tokens, tokens)
-            bias = bias.reshape(batch_size * heads, height * width, height * width)
+        query, key, value = self._split(qkv, size)
+        attend = self._eager if eager else self._sdpa
+        attn_output, attn_weights = attend(query, key, value, size)
+        attn_output = self._joined(attn_output, qkv.shape[1:3], size)
+        if not eager:
+            attn_output = attn_output[:, :height, :width]
+        attn_output = narrow_in(self.proj, attn_output, head_dim, self.head_dim, heads)
+        return attn_output[:, :height, :width], attn_weights
 
-        attend = self._eager if self.config._attn_implementation == "eager" else self._sdpa
-        attn_output, attn_weights = attend(query, key, value, bias)
-        # (batch * heads, tokens, channel) -> (batch, height, width, heads * channel)
-        attn_output = attn_output.reshape(batch_size, heads, height, width, -1)
-        attn_output = attn_output.permute(0, 2, 3, 1, 4).reshape(batch_size, height, width, -1)
-        return narrow_in(self.proj, attn_output, head_dim, self.head_dim, heads), attn_weights
+    def _split(self, qkv: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+        """Windows of `size` tokens and heads: (batch, height, width, 3 * heads * channel) to query, key and value of
+        (batch * windows, heads, tokens, channel)."""
+        heads = self.num_attention_heads
+        # -> (batch, rows, size, columns, size, 3, heads, channel)
+        qkv = qkv.unflatten(1, (-1, size[0])).unflatten(3, (-1, size[1])).unflatten(-1, (3, heads, -1))
+        # -> (3, batch, rows, columns, heads, size, size, channel) -> (3, batch * windows, heads, tokens, channel)
+        return qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4).unbind(0)
+
+    def _joined(self, attn_output: torch.Tensor, grid: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
+        """The other way: (batch * windows, heads, tokens, channel) to (batch, height, width, heads * channel)."""
+        # -> (batch, rows, columns, heads, size, size, channel)
+        windows = (-1, grid[0] // size[0], grid[1] // size[1])
+        attn_output = attn_output.unflatten(0, windows).unflatten(4, size)
+        # -> (batch, rows, size, columns, size, heads, channel) -> (batch, height, width, heads * channel)
+        return attn_output.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+
+    def _relative(self, query: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bias of each query to each row and to each column of keys: (batch * windows, heads, tokens, height) and
+        (batch * windows, heads, tokens, width)."""
+        head_dim = query.shape[-1]
+        rel_pos_h = self.get_rel_pos(size[0], size[0], self.rel_pos_h[:, :head_dim])
+        rel_pos_w = self.get_rel_pos(size[1], size[1], self.rel_pos_w[:, :head_dim])
+        # (batch * windows * heads, height, width, channel)
+        grid = query.flatten(0, 1).unflatten(1, size)
+        rel_h = torch.einsum("bhwc,hkc->bhwk", grid, rel_pos_h)
+        rel_w = torch.einsum("bhwc,wkc->bhwk", grid, rel_pos_w)
+        return tuple(x.flatten(1, 2).unflatten(0, query.shape[:2]) for x in (rel_h, rel_w))
 
     def _eager(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         attn_weights = (query * self.scale) @ key.transpose(-2, -1)
-        if bias is not None:
-            attn_weights = attn_weights + bias
+        if self.use_rel_pos:
+            rel_h, rel_w = self._relative(query, size)
+            attn_weights = attn_weights + (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
         attn_weights = F.softmax(attn_weights, dtype=torch.float32, dim=-1).to(query.dtype)
-        return F.dropout(attn_weights, p=self.dropout, training=self.training) @ value, attn_weights
+        attn_output = F.dropout(attn_weights, p=self.dropout, training=self.training) @ value
+        return attn_output, attn_weights.flatten(0, 1)
 
     def _sdpa(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, size: tuple[int, int]
     ) -> tuple[torch.Tensor, None]:
-        # (batch * heads, tokens, channel) -> (batch, heads, tokens, channel): the fused kernels want four dimensions
-        query, key, value = (x.unflatten(0, (-1, self.num_attention_heads)) for x in (query, key, value))
-        if bias is not None:
-            bias = bias.unflatten(0, (-1, self.num_attention_heads))
         dropout = self.dropout if self.training else 0.0
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=self.scale)
-        return output.flatten(0, 1), None
+        if self.use_rel_pos:
+            rel_h, rel_w = self._relative(query, size)
+            return relative_attention(query, key, value, rel_h, rel_w, self.scale, dropout), None
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale), None
 
 
 class SuperSamVisionLayer(SamVisionLayer):
@@ -170,19 +215,11 @@ class SuperSamVisionLayer(SamVisionLayer):
         self.attn = SuperSamVisionAttention(config, window_size, head_dim)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = SuperSamMLPBlock(config, mlp_dim)
-        self.window_size = window_size
 
     def forward(
         self, hidden_states: torch.Tensor, mlp_dim: int | None = None, head_dim: int | None = None
     ) -> torch.Tensor:
         """(batch, grid, grid, channels) to the same; MLP of `mlp_dim` units, heads of `head_dim` channels."""
-        residual = hidden_states
-        hidden_states = self.layer_norm1(hidden_states)
-        height, width = hidden_states.shape[1:3]
-        if self.window_size > 0:
-            hidden_states, padded = self.window_partition(hidden_states, self.window_size)
-        hidden_states, _ = self.attn(hidden_states, head_dim)
-        if self.window_size > 0:
-            hidden_states = self.window_unpartition(hidden_states, self.window_size, padded, (height, width))
-        hidden_states = residual + hidden_states
+        attn_output, _ = self.attn(self.layer_norm1(hidden_states), head_dim)
+        hidden_states = hidden_states + attn_output
         return hidden_states + self.mlp(self.layer_norm2(hidden_states), mlp_dim)

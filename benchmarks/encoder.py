@@ -1,0 +1,101 @@
+"""SAM's image encoder against stock transformers (sdpa) with the same weights: forward, and forward with backward.
+
+    python benchmarks/encoder.py [--model sam-vit-base] [--dtype bf16] [--image_size 1024] [--rounds 3] [--compile]
+
+`--model` is a folder or id of a SAM, or `sam-vit-base`: a ViT-B with random weights. Ratios are time of stock over
+time of ours, in interleaved rounds of one process: above 1 is faster than stock. No gradient checkpointing.
+`--compile` adds both under torch.compile.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from common import DTYPES, floor_ms, main, measured_rates
+from transformers import SamConfig, SamModel
+
+from supersam_hf import SuperSamConfig, SuperSamModel, count_macs
+from supersam_hf.measure import compare_latency
+
+
+RANDOM = "sam-vit-base"
+TINY = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 2, "global_attn_indexes": [1]}
+Forward = Callable[[], Any]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=RANDOM, help=f"folder or id of a SAM, or {RANDOM} with random weights")
+    parser.add_argument("--image_size", type=int, default=1024, help="pixels a side; of random weights only")
+    parser.add_argument("--batch_size", type=int, default=1, help="images")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that are timed")
+    parser.add_argument("--compile", action="store_true", help="also both under torch.compile")
+
+
+def encoders(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Image encoders of stock and of ours, with the same weights."""
+    if args.model == RANDOM:
+        vision = {"image_size": args.image_size, **(TINY if args.quick else {})}
+        prompts = {"image_size": args.image_size, "image_embedding_size": args.image_size // 16}
+        config = SamConfig(vision_config=vision, prompt_encoder_config=prompts)
+        stock = SamModel._from_config(config, attn_implementation="sdpa")
+        ours = SuperSamModel(SuperSamConfig(**config.to_dict()))
+        ours.load_state_dict(stock.state_dict())
+    else:
+        stock = SamModel.from_pretrained(args.model, attn_implementation="sdpa")
+        ours = SuperSamModel.from_pretrained(args.model)
+    return tuple(m.vision_encoder.to(args.device, DTYPES[args.dtype]).eval() for m in (stock, ours))
+
+
+def forward_of(encoder: Any, images: torch.Tensor) -> Forward:
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            return encoder(images).last_hidden_state
+
+    return run
+
+
+def backward_of(encoder: Any, images: torch.Tensor) -> Forward:
+    def run() -> None:
+        encoder.zero_grad()
+        encoder(images).last_hidden_state.square().mean().backward()
+
+    return run
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    if args.quick:
+        args.image_size, args.rounds = 256, 1
+    stock, ours = encoders(args)
+    size = stock.config.image_size
+    images = torch.randn(args.batch_size, 3, size, size, device=args.device, dtype=DTYPES[args.dtype])
+    difference = (forward_of(stock, images)() - forward_of(ours, images)()).abs().max().item()
+    variants = {"stock": stock, "ours": ours}
+    if args.compile:
+        variants |= {"stock, compiled": torch.compile(stock), "ours, compiled": torch.compile(ours)}
+    macs = args.batch_size * count_macs(SuperSamConfig(vision_config=stock.config.to_dict()))
+    rows = []
+    for what, make, factor in (("forward", forward_of, 1), ("forward + backward", backward_of, 3)):
+        times = compare_latency(
+            {name: make(encoder, images) for name, encoder in variants.items()}, args.rounds, device=args.device
+        )
+        floor = floor_ms(factor * macs, 0, measured_rates(args.device, args.dtype))
+        for name, compared in times.items():
+            rows.append(
+                {
+                    "name": f"{what}, {name}",
+                    "ms": compared.latency.median_ms,
+                    # stock over ours, so the percentiles change places
+                    "ratio": 1 / compared.ratio,
+                    "ratio_p10": 1 / compared.ratio_p90,
+                    "ratio_p90": 1 / compared.ratio_p10,
+                    "floor_ms": floor,
+                    "floor_share": floor / compared.latency.median_ms,
+                }
+            )
+    settings = {"model": args.model, "image_size": size, "batch_size": args.batch_size, "rounds": args.rounds}
+    return {"rows": rows, "settings": settings, "max_difference": difference, "macs": macs}
+
+
+if __name__ == "__main__":
+    main(__doc__, arguments, measure)
