@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from supersam_hf.experiments.arguments import ExperimentArguments
 from supersam_hf.experiments.runs import ExperimentRuns
 from supersam_hf.experiments.statistics import Spread, area_under_front
 from supersam_hf.experiments.table1 import compare_table1
+from supersam_hf.plots.experiments import _draw_original
 from supersam_hf_cli import main
 
 
@@ -231,6 +233,15 @@ def test_the_area_under_a_front_is_that_of_its_steps() -> None:
     assert area_under_front(rows, 21, 22) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="No subnet has 5"):
         area_under_front(rows, 5, 40)
+
+
+@pytest.mark.parametrize(("original", "edge"), [(0.21, True), (0.70, False)])
+def test_an_original_far_below_does_not_squeeze_the_subnets(original: float, edge: bool) -> None:
+    axes = Figure().subplots()
+    axes.scatter([1, 2], [0.60, 0.72])
+    _draw_original(axes, {"params": 2e6, "miou": original}, [0.60, 0.72])
+    assert (axes.get_ylim()[0] > original) == edge
+    assert (len(axes.texts) == 1) == edge
 
 
 def test_a_spread_is_mean_and_sample_deviation() -> None:

@@ -56,7 +56,8 @@ def compare_table1(runs: ExperimentRuns) -> Comparison:
         "max_steps": recipe.train.max_steps,
     }
     results |= {"runs": rows, "summary": {v: {k: vars(s) for k, s in summary[v].items()} for v in summary}}
-    bars = {args.label(variant): {TITLES[k]: s for k, s in summary[variant].items()} for variant in summary}
+    names = {variant: _bar_name(args.label(variant), records) for variant, records in reached.items()}
+    bars = {names[variant]: {TITLES[k]: s for k, s in summary[variant].items()} for variant in summary}
     return Comparison(results, rows, title + markdown(header, lines), partial(plot_milestones, bars))
 
 
@@ -81,6 +82,12 @@ def _summary(records: list[dict[str, Any]]) -> dict[str, Spread]:
     found = [record for record in records if record["reached"]]
     keys = [key for key, *_ in COSTS if found and all(record[key] is not None for record in found)]
     return {key: Spread.of([record[key] for record in found]) for key in keys}
+
+
+def _bar_name(label: str, records: list[dict[str, Any]]) -> str:
+    """With how many seeds are in the bar, where it is not all."""
+    count = sum(record["reached"] for record in records)
+    return label if count in (0, len(records)) else f"{label}\n({count} of {len(records)})"
 
 
 def _line(records: list[dict[str, Any]], summary: dict[str, Spread], max_steps: int) -> list[str]:

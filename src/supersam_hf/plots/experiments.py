@@ -138,9 +138,9 @@ def plot_supernets(
     for color, (variant, label) in zip(COLORS, labels.items()):
         means = _means([row for row in rows if row["variant"] == variant and row["kind"] != "original"])
         _draw_supernet(axes, means, color, label, fronts)
-    original = _means([row for row in rows if row["kind"] == "original"])
-    for row in original:
-        axes.scatter(row["params"] / 1e6, row["miou"], s=48, marker="D", color=BLACK, label="original", zorder=4)
+    subnets = _means([row for row in rows if row["kind"] != "original"])
+    for row in _means([row for row in rows if row["kind"] == "original"]):
+        _draw_original(axes, row, [subnet["miou"] for subnet in subnets])
     for kind, (marker, size) in MARKERS.items():
         axes.scatter([], [], s=size, marker=marker, color=GREY, label=kind)
     name_axes(axes, "Parameters (M)", "mIoU")
@@ -162,6 +162,19 @@ def _draw_supernet(axes: Axes, means: Sequence[Mapping[str, Any]], color: str, l
         # what is to be had at most for a size, up to the whole supernet's
         x = [*(row["params"] / 1e6 for row in best), max(row["params"] for row in means) / 1e6]
         axes.step(x, [*(row["miou"] for row in best), best[-1]["miou"]], where="post", color=color, zorder=3)
+
+
+def _draw_original(axes: Axes, row: Mapping[str, Any], mious: Sequence[float]) -> None:
+    """The original at its place; at the lower edge, with its mIoU, where that would squeeze all others together."""
+    x, y = row["params"] / 1e6, row["miou"]
+    span = max(mious, default=y) - min(mious, default=y)
+    below = bool(mious) and y < min(mious) - span
+    if below:
+        axes.set_ylim(bottom=min(mious) - 0.25 * span)
+        y = min(mious) - 0.18 * span
+        text = f"{row['miou']:.3f} \u2193"
+        axes.annotate(text, (x, y), (-8, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
+    axes.scatter(x, y, s=48, marker="D", color=BLACK, label="original", zorder=4)
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
