@@ -7,9 +7,9 @@ A benchmark has `arguments(parser)`, which adds its own options, and `measure(ar
 import argparse
 import inspect
 import platform
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from supersam_hf.measure import hardware, measure_latency
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Side of the matrices: big enough that the rate no longer rises with it, small enough for a second or two.
-MATMUL_SIDE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
-# Some ten times the last-level cache of a large server, so that nothing of a buffer is still there the next time.
-COPY_BYTES = 512 * 2**20
-SECONDS = 1.0  # a rate is the best of what fits into this
+# Several times the last-level cache of a large server, so that nothing of a buffer is still there the next time.
+COPY_BYTES = 256 * 2**20
+# Sides of square matrices, from those that fit into a cache; no more once a product takes LONG_MS.
+MATMUL_SIDES = (512, 1024, 2048, 4096, 8192)
+LONG_MS = 50
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Rates:
     """What a machine reaches where one thing alone limits it.
 
     Args:
-        macs (`float`): Multiply-accumulates a second of a large square matmul.
+        macs (`float`): Multiply-accumulates a second of the fastest square matmul.
         bytes (`float`): Bytes a second that a copy of a large buffer reads and writes, both counted.
     """
 
@@ -43,7 +43,7 @@ class Rates:
 
 
 def measured_rates(device: torch.device | str, dtype: torch.dtype | str) -> Rates:
-    """Matmul and copy rates of this machine, with the threads torch has now: best of several, in seconds.
+    """Matmul and copy rates of this machine, with the threads torch has now: the best of several sizes and repeats.
 
     Args:
         device (`torch.device` or `str`): cpu, cuda or mps.
@@ -51,29 +51,29 @@ def measured_rates(device: torch.device | str, dtype: torch.dtype | str) -> Rate
             `torch.backends.cuda.matmul` lets it be.
     """
     dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    side = MATMUL_SIDE[torch.device(device).type]
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(left)
-    multiply_s = _best_seconds(lambda: torch.mm(left, right, out=out), device)
     source = torch.ones(COPY_BYTES // 4, device=device)
     target = torch.zeros_like(source)
-    copy_s = _best_seconds(lambda: target.copy_(source), device)
-    return Rates(macs=side**3 / multiply_s, bytes=2 * COPY_BYTES / copy_s)
+    copy_ms = measure_latency(lambda: target.copy_(source), warmup=1, repeats=5, device=device).min_ms
+    return Rates(macs=_matmul_rate(device, dtype), bytes=1e3 * 2 * COPY_BYTES / copy_ms)
+
+
+def _matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
+    """Multiply-accumulates a second of the fastest square matmul."""
+    best = 0.0
+    for side in MATMUL_SIDES:
+        left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(left)
+        multiply = partial(torch.mm, left, right, out=out)
+        multiply_ms = measure_latency(multiply, warmup=1, repeats=5, device=device).min_ms
+        best = max(best, 1e3 * side**3 / multiply_ms)
+        if multiply_ms > LONG_MS:
+            break
+    return best
 
 
 def floor_ms(macs: int, bytes: int, rates: Rates) -> float:
     """Milliseconds below which work cannot go that multiplies `macs` times and reads and writes `bytes` of memory."""
     return 1e3 * max(macs / rates.macs, bytes / rates.bytes)
-
-
-def _best_seconds(call: Callable[[], Any], device: torch.device | str) -> float:
-    call()
-    end, best = time.perf_counter() + SECONDS, float("inf")
-    for _ in range(3):
-        best = min(best, measure_latency(call, warmup=0, repeats=1, device=device).min_ms / 1e3)
-    while time.perf_counter() < end:
-        best = min(best, measure_latency(call, warmup=0, repeats=1, device=device).min_ms / 1e3)
-    return best
 
 
 def main(
@@ -94,6 +94,8 @@ def main(
         torch.set_num_threads(args.threads)
     result = {
         "benchmark": Path(inspect.getfile(measure)).stem,
+        "dtype": args.dtype,
+        "quick": args.quick,
         **measure(args),
         "hardware": hardware(args.device),
         "versions": versions(),

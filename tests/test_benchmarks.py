@@ -1,9 +1,8 @@
 """Benchmarks: their floors, the form they share, and the runner."""
 
+import argparse
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,6 @@ import torch
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-ADDITION = '''
-"""A benchmark that adds."""
-
-from common import main
-
-
-def arguments(parser):
-    parser.add_argument("--terms", type=int, default=2)
-
-
-def measure(args):
-    rows = [{"name": args.dtype, "ms": 1 / 3, "ratio": 1.0}, {"name": "of four", "ms": None, "terms": args.terms}]
-    return {"rows": rows, "settings": {"quick": args.quick}}
-
-
-if __name__ == "__main__":
-    main(__doc__, arguments, measure)
-'''
 
 
 @pytest.fixture
@@ -43,9 +23,8 @@ def common(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def small_rates(common: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Rates of small matrices and buffers, in a moment."""
-    monkeypatch.setattr(common, "MATMUL_SIDE", {"cpu": 256})
+    monkeypatch.setattr(common, "MATMUL_SIDES", (64, 256))
     monkeypatch.setattr(common, "COPY_BYTES", 2**22)
-    monkeypatch.setattr(common, "SECONDS", 0.05)
     return common
 
 
@@ -63,20 +42,32 @@ def test_rates_are_those_of_a_machine(small_rates: Any, dtype: Any) -> None:
     assert 1e7 < rates.bytes < 1e17
 
 
-def test_a_benchmark_prints_its_rows_and_writes_what_it_ran_on(tmp_path: Path) -> None:
-    script, output = tmp_path / "addition.py", tmp_path / "new" / "addition.json"
-    script.write_text(ADDITION)
+def add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--terms", type=int, default=2)
+
+
+def addition(args: argparse.Namespace) -> dict[str, Any]:
+    rows = [{"name": args.dtype, "ms": 1 / 3, "ratio": 1.0}, {"name": "more", "ms": None, "terms": args.terms}]
+    return {"rows": rows, "settings": {"device": args.device}}
+
+
+def test_a_benchmark_prints_its_rows_and_writes_what_it_ran_on(
+    common: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    output, threads = tmp_path / "new" / "addition.json", torch.get_num_threads()
     options = ["--quick", "--dtype", "bf16", "--device", "cpu", "--threads", "1", "--terms", "4", "--output", output]
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])}
-    ran = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=True, env=found)
-    assert ran.stdout.splitlines() == [
+    monkeypatch.setattr(sys, "argv", ["addition.py", *map(str, options)])
+    common.main("Adds.", add_option, addition)
+    torch.set_num_threads(threads)
+    assert capsys.readouterr().out.splitlines() == [
         "| name | ms | ratio | terms |",
         "|---|---|---|---|",
         "| bf16 | 0.3333 | 1 |  |",
-        "| of four |  |  | 4 |",
+        "| more |  |  | 4 |",
     ]
     written = json.loads(output.read_text())
-    assert (written["benchmark"], written["settings"]) == ("addition", {"quick": True})
-    assert written["rows"][1] == {"name": "of four", "ms": None, "terms": 4}
+    assert written["benchmark"] == "test_benchmarks"  # the file that measures
+    assert (written["dtype"], written["quick"], written["settings"]) == ("bf16", True, {"device": "cpu"})
+    assert written["rows"][1] == {"name": "more", "ms": None, "terms": 4}
     assert written["hardware"]["threads"] == 1
     assert written["versions"]["torch"] == torch.__version__
