@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart quickstart-ofb test test-slow quality style clean
+.PHONY: quickstart quickstart-ofb test test-slow bench quality style clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ test: .venv/installed  ## the fast tests
 
 test-slow: .venv/installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -n auto -m slow
+
+bench: .venv/installed  ## all benchmarks, on a machine that does nothing else; table and figure in benchmarks/results/bench
+	$(BIN)/python benchmarks/run.py
 
 quality: .venv/installed  ## lint, format and types
 	$(BIN)/ruff check .

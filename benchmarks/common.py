@@ -138,7 +138,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: four digits of a number, nothing for none."""
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A value as a table shows it: three or four digits of a number, nothing for none."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return "" if value is None else str(value)

@@ -1,11 +1,13 @@
 """Samples per second of the training loader by source and workers, against what a sandwich step consumes.
 
-    python benchmarks/loader.py MODEL SOURCE [--workers 0 1 2 4] [--rounds 3] [--output loader.json]
+    python benchmarks/loader.py [--model MODEL] [--source SOURCE] [--workers 0 1 2 4] [--output loader.json]
 
-MODEL is a folder or id of a SAM for 256 px, SOURCE a folder of parquet files of nuclei (columns `image`, `instances`).
-The same images are read as a map-style dataset, as a stream of the parquet files, and as a stream of SA-1B tars that
-are made of them first. Everything runs in interleaved rounds of one process; a row's number is the median over the
-rounds. Loaders and step are timed one at a time: in a training they share the processor. Prints a Markdown table.
+MODEL is a folder or id of a SAM for 256 px, by default one of random weights as large as SAM-Tiny; SOURCE a folder of
+parquet files of nuclei (columns `image`, `instances`), by default generated shapes. The same images are read as a
+map-style dataset, as a stream of the parquet files, and as a stream of SA-1B tars that are made of them first.
+Everything runs in interleaved rounds of one process; a row's number is the median over the rounds. Loaders and step
+are timed one at a time: in a training they share the processor. `ms` is for one sample; the ratio is to the time that
+a sample takes in the step.
 """
 
 import argparse
@@ -20,19 +22,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from common import main
 from torch.utils.data import DataLoader
 
-from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
-from supersam_hf.data import DataArguments, PromptDataset, PromptStream, build_loader, load_source, open_source
-from supersam_hf.measure import hardware
+from supersam_hf import ElasticSpace, SuperSamConfig, SuperSamModel, SuperSamProcessor
+from supersam_hf.data import DataArguments, PromptDataset, PromptStream, build_loader, load_source, open_source, shapes
 from supersam_hf.training.losses import dice_loss
 
 
 BATCH = 4
+STEP = "sandwich step"
 TAR_EXAMPLES = 64
 # As recipes/supersam/nuclei.yaml has them.
 SETTINGS = {"box_padding": 5, "max_objects": 8, "min_area": 71, "crop_train": [112, 224], "flip": True}
+
+
+def write_shapes(folder: Path, num_images: int) -> str:
+    """Generated shapes as parquet files, which can be streamed."""
+    folder.mkdir()
+    shapes(num_images, image_size=256).to_parquet(folder / "train-00000-of-00001.parquet")
+    return str(folder)
 
 
 def write_tars(dataset: Any, folder: Path) -> Path:
@@ -109,46 +120,66 @@ def consuming_rate(step: Callable[[], None], steps: int) -> float:
     return steps * BATCH / (time.perf_counter() - start)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder or id of a SAM for 256 px")
-    parser.add_argument("source", help="folder of parquet files of nuclei")
+def sam_and_processor(args: argparse.Namespace) -> tuple[SuperSamModel, Any]:
+    """What `--model` names, or a SAM of random weights."""
+    if args.model is not None:
+        processor = SuperSamProcessor.from_pretrained(args.model).image_processor
+        return SuperSamModel.from_pretrained(args.model), processor
+    size, layers = (64, 2) if args.quick else (256, 12)
+    vision = {"image_size": size, "hidden_size": 192, "num_hidden_layers": layers, "num_attention_heads": 3}
+    vision |= {"mlp_dim": 768, "global_attn_indexes": [layers - 1], "initializer_range": 0.02, "scale": 1.0}
+    config = SuperSamConfig(vision_config=vision, prompt_encoder_config={"image_size": size})
+    return SuperSamModel(config), SuperSamProcessor.for_config(config).image_processor
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="folder or id of a SAM for 256 px (default: random weights)")
+    parser.add_argument("--source", help="folder of parquet files of nuclei (default: generated shapes)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4], help="loader workers to try")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds")
     parser.add_argument("--batches", type=int, default=60, help="batches of 4 that are timed in a round")
     parser.add_argument("--steps", type=int, default=3, help="sandwich steps that are timed in a round")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = SuperSamProcessor.from_pretrained(args.model).image_processor
-    model = SuperSamModel.from_pretrained(args.model).to(device).train()
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    if args.quick:
+        args.workers, args.rounds, args.batches, args.steps = [0], 1, 2, 1
+    model, processor = sam_and_processor(args)
+    model = model.to(args.device).train()
     rates: dict[Any, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        tars = write_tars(load_source(DataArguments(args.source), "train"), Path(folder))
-        compared = loaders(args.source, tars, processor, args.workers)
-        step = sandwich(model, next(iter(compared["map-style", args.workers[0]])), device)
+        source = args.source or write_shapes(Path(folder, "shapes"), 16 if args.quick else 512)
+        tars = write_tars(load_source(DataArguments(source), "train"), Path(folder))
+        compared = loaders(source, tars, processor, args.workers)
+        step = sandwich(model, next(iter(compared["map-style", args.workers[0]])), args.device)
         step()
         for _ in range(args.rounds):
-            rates["sandwich step"].append(consuming_rate(step, args.steps))
+            rates[STEP].append(consuming_rate(step, args.steps))
             for key, loader in compared.items():
                 rates[key].append(loading_rate(loader, args.batches))
-    report(rates, args, device)
+    report(rates, args)
+    settings = {"batch_size": BATCH, "rounds": args.rounds, "model": args.model, "source": args.source, **SETTINGS}
+    return {"rows": [row(key, rates) for key in rates], "settings": settings}
 
 
-def report(rates: dict[Any, list[float]], args: argparse.Namespace, device: str) -> None:
-    consumed = statistics.median(rates.pop("sandwich step"))
-    machine = hardware(device)
-    print(f"A sandwich step of batch {BATCH} consumes {consumed:.1f} images/s ({json.dumps(machine)}).\n")
+def row(key: Any, rates: dict[Any, list[float]]) -> dict[str, Any]:
+    name = key if key == STEP else f"{key[0]}, {key[1]} workers"
+    p10, ratio, p90 = np.percentile(np.divide(rates[STEP], rates[key]), [10, 50, 90]).tolist()
+    rate = statistics.median(rates[key])
+    compared = {"ratio": ratio, "ratio_p10": p10, "ratio_p90": p90}
+    return {"name": name, "ms": 1e3 / rate, **compared, "samples_per_s": rate}
+
+
+def report(rates: dict[Any, list[float]], args: argparse.Namespace) -> None:
+    consumed = statistics.median(rates[STEP])
+    print(f"A sandwich step of batch {BATCH} consumes {consumed:.1f} images/s.\n")
     print(f"| samples/s (times what the step consumes) | {' | '.join(f'{n} workers' for n in args.workers)} |")
     print(f"|---|{'---|' * len(args.workers)}")
-    for source in dict.fromkeys(name for name, _ in rates):
+    for source in dict.fromkeys(key[0] for key in rates if key != STEP):
         medians = [statistics.median(rates[source, count]) for count in args.workers]
         print(f"| {source} | {' | '.join(f'{rate:.0f} ({rate / consumed:.0f}x)' for rate in medians)} |")
-    if args.output is not None:
-        rows = [{"source": name, "workers": count, "samples_per_s": each} for (name, count), each in rates.items()]
-        values = {"sandwich_images_per_s": consumed, "batch_size": BATCH, "rounds": args.rounds, "rows": rows}
-        args.output.write_text(json.dumps({**values, "hardware": machine}, indent=2) + "\n")
+    print()
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, arguments, measure)

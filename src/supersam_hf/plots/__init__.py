@@ -1,5 +1,6 @@
 """Every figure of the project: plain data in, a picture file out. No pyplot, so nothing is shown or kept open."""
 
+from .benchmarks import plot_benchmarks
 from .common import BLACK, OBJECT_COLORS, ORANGE, VERMILLION
 from .ofb import plot_architecture, plot_bimask, plot_losses, plot_macs
 from .samples import plot_samples
@@ -22,6 +23,7 @@ __all__ = [
     "VERMILLION",
     "overlay",
     "plot_architecture",
+    "plot_benchmarks",
     "plot_bimask",
     "plot_layer_ranking",
     "plot_losses",
