@@ -200,6 +200,8 @@ def test_time_goes_with_the_macs_of_the_layers(vit_b: Path) -> None:
     recipe.train.num_sampled, recipe.train.mode = 0, "sequential"
     images = 2 * (times.training() + times.training(space.smallest()))
     assert times.sandwich_step(recipe, space) == pytest.approx(images + 2 * 5)
+    recipe.train.mode = "accumulate"  # layer 0, which all subnets share, runs once
+    assert times.sandwich_step(recipe, space) == pytest.approx(images - 2 * 3 * layer_macs(shape, shape.layers[0]) + 5)
     again = SamTimes(shape, layers, PieceTimes(7.0, 21.0), optimizer=5.0, recompute=True)
     assert again.training() == pytest.approx(times.training() + times.forward() - 7)
 

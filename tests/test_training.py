@@ -270,8 +270,8 @@ def test_a_resumed_run_must_be_the_same_run(stock_folder: Path, shapes_loader: C
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_give_the_gradients_of_one(stock_folder: Path, tmp_path: Path, processes: int) -> None:
-    """One sandwich step with depth elasticity, under DDP and with sharded weights; the control, a rank with another
-    subnet, must differ."""
+    """One sandwich step with depth elasticity, distillation and two micro-batches, under DDP and with sharded weights
+    (which shares nothing between the subnets); the control, a rank with another subnet, must differ."""
     gradients(stock_folder, tmp_path)
     script("gradients", stock_folder, tmp_path, processes=processes)
 

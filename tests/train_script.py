@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
 from supersam_hf.training.engine import Engine
+from supersam_hf.training.losses import LossArguments
 from supersam_hf.training.sandwich import (
     SandwichArguments,
     freeze_prompt_encoder,
@@ -72,19 +73,23 @@ class ShardedEngine(Engine):
 
 
 def gradients(stock: Path | str, output: Path | str) -> None:
-    """Three steps' subnets, and the gradients of one step, which are then clipped: every process writes what it has.
+    """Three steps' subnets, and the gradients of one step of two micro-batches with in-place distillation, which are
+    then clipped: every process writes what it has.
 
     Several processes do it again with the weights sharded over them, and with a rank that takes another subnet.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    args = SandwichArguments(max_steps=10, resume_from_checkpoint=None, max_grad_norm=0.1)
+    loss = LossArguments(distillation_weight=0.4)
+    args = SandwichArguments(
+        max_steps=10, resume_from_checkpoint=None, max_grad_norm=0.1, loss=loss, gradient_accumulation_steps=2
+    )
     for kind in ("", "-sharded", "-rogue") if world > 1 else ("",):
         engine_class = ShardedEngine if kind == "-sharded" else Engine
         # float64: what cancels in softmax and normalisation leaves no rounding errors of its own size
         model = SuperSamModel.from_pretrained(stock).double()
         freeze_prompt_encoder(model)
         space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
-        engine = engine_class(model, loader(12 // world), args, output, sharding=kind == "-sharded")
+        engine = engine_class(model, loader(6 // world), args, output, sharding=kind == "-sharded")
         sampled = space.subnet(removed=(2,), mlp_dim=96)
         if kind == "-rogue" and rank == 1:
             sampled = space.subnet(removed=(1, 3), mlp_dim=60)
@@ -101,9 +106,11 @@ def gradients(stock: Path | str, output: Path | str) -> None:
                 engine.optimizer = optimizer
 
         engine.optimizer_step = keep
-        (batch,) = next(engine.batches())
-        batch = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-        logs = sandwich_step(engine, [batch], subnets, args)
+        batches = [
+            {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+            for batch in next(engine.batches())
+        ]
+        logs = sandwich_step(engine, batches, subnets, args)
         drawn = [[s.to_json() for s in subnets_of_step(space, args, step).values()] for step in range(3)]
         weights = {name: value.clone() for name, value in engine.unwrapped.state_dict().items()}
         found = {"gradients": kept, "norm": logs["grad_norm"], "drawn": drawn, "weights": weights}

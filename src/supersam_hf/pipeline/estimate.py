@@ -10,6 +10,7 @@ from ..elastic.cost import LayerShape, SamShape, count_macs, layer_macs
 from ..measure.latency import measure_latency
 from ..measure.training_memory import TrainingMemory, training_memory
 from ..models.supersam import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel
+from ..models.supersam.elastic_supersam import shared_depth
 from ..models.supersam.extraction_supersam import resized_config
 from ..recipe import Recipe
 from ..training.losses import mask_loss
@@ -120,11 +121,11 @@ class SamTimes:
 
     def training(self, subnet: Subnet | None = None) -> float:
         """Seconds of an image, forward and backward."""
-        seconds = self.rest.training
-        for i, layer in self._kept(subnet):
-            times = self.layers[layer.side]
-            seconds += self._share(i, layer) * (times.training + (times.forward if self.recompute else 0))
-        return seconds
+        return self.rest.training + sum(self._layer_training(i, x) for i, x in self._kept(subnet))
+
+    def _layer_training(self, index: int, layer: LayerShape) -> float:
+        times = self.layers[layer.side]
+        return self._share(index, layer) * (times.training + (times.forward if self.recompute else 0))
 
     def _kept(self, subnet: Subnet | None) -> list[tuple[int, LayerShape]]:
         indices = range(len(self.shape.layers)) if subnet is None else subnet.layers
@@ -138,7 +139,12 @@ class SamTimes:
         args, generator = recipe.train, torch.Generator().manual_seed(0)
         sampled = sum(self.training(space.sample(generator)) for _ in range(SAMPLED)) / SAMPLED
         image = self.training(space.largest()) + self.training(space.smallest()) + args.num_sampled * sampled
-        updates = 1 if args.mode == "accumulate" else 2 + args.num_sampled
+        updates = 2 + args.num_sampled
+        if args.mode == "accumulate":
+            # what no subnet changes runs once
+            depth = shared_depth([space.largest(), space.smallest()], len(self.shape.layers))
+            once = sum(self._layer_training(i, x) for i, x in self._kept(space.largest()) if i < depth)
+            image, updates = image - (updates - 1) * once, 1
         return args.gradient_accumulation_steps * recipe.data.batch_size * image + updates * self.optimizer
 
 

@@ -18,6 +18,7 @@ from .context import data_context
 from .engine import Engine
 from .losses import LossArguments, mask_loss
 from .milestone import Milestone, MilestoneWatch, prompted_objects
+from .shared_layers import share
 
 
 @dataclass
@@ -61,36 +62,91 @@ def sandwich_step(
     args: SandwichArguments,
 ) -> dict[str, float]:
     """One batch: forward and backward of every subnet, and the optimiser step or steps. Returns the mean losses."""
-    logs = dict.fromkeys((f"loss_{name}" for name in subnets), 0.0)
+    learn = accumulated_step if args.mode == "accumulate" else sequential_steps
+    losses, norm = learn(engine, batches, subnets, args.loss)
+    # a GPU is waited for once a step: (subnets, micro-batches) of losses are read together
+    means = torch.stack([torch.stack(losses[name]) for name in subnets]).mean(1).tolist()
+    logs = {f"loss_{name}": mean for name, mean in zip(subnets, means)}
+    return logs if norm is None else {**logs, "grad_norm": norm}
+
+
+def accumulated_step(
+    engine: Engine,
+    batches: list[dict[str, torch.Tensor]],
+    subnets: Mapping[str, Subnet | None],
+    args: LossArguments,
+) -> tuple[dict[str, list[torch.Tensor]], float | None]:
+    """One optimiser step on the mean loss of all subnets; what they share of a micro-batch is computed once.
+
+    Returns the losses by subnet, one a micro-batch, and the norm of the gradients where they were clipped.
+    """
+    losses: dict[str, list[torch.Tensor]] = {name: [] for name in subnets}
+    terms = len(batches) * len(subnets)
+    for i, batch in enumerate(batches):
+        shared, teacher = share(engine, batch, subnets), None
+        for j, (name, subnet) in enumerate(subnets.items()):
+            last = j + 1 == len(subnets)
+            # DDP averages the gradients over processes in the last backward before a step, and only there
+            with nullcontext() if last and i + 1 == len(batches) else engine.no_sync():
+                inputs = None if shared is None else shared.inputs(last)
+                loss, logits = forward_backward(engine, batch, subnet, args, terms, teacher, inputs)
+            if name == "largest":
+                teacher = logits
+            losses[name].append(loss)
+    return losses, engine.optimizer_step()
+
+
+def sequential_steps(
+    engine: Engine,
+    batches: list[dict[str, torch.Tensor]],
+    subnets: Mapping[str, Subnet | None],
+    args: LossArguments,
+) -> tuple[dict[str, list[torch.Tensor]], float | None]:
+    """An optimiser step after each subnet. The weights move in between, so that nothing is shared. Returns as
+    [`accumulated_step`], with the norm before the last step."""
+    losses: dict[str, list[torch.Tensor]] = {name: [] for name in subnets}
     teachers: list[torch.Tensor | None] = [None] * len(batches)
-    accumulate = args.mode == "accumulate"
-    backwards = len(batches) * (len(subnets) if accumulate else 1)
-    done = 0
+    norm = None
     for name, subnet in subnets.items():
         for i, batch in enumerate(batches):
-            done += 1
-            last = done == backwards
-            # DDP averages the gradients over processes in the last backward before a step, and only there
-            with nullcontext() if last else engine.no_sync():
-                outputs = predict(engine.model, batch, subnet)
-                logits = outputs.pred_masks[:, :, 0]
-                loss = mask_loss(logits, outputs.iou_scores[:, :, 0], batch["low_res_masks"], args.loss, teachers[i])
-                engine.accelerator.backward(loss / backwards)
+            with nullcontext() if i + 1 == len(batches) else engine.no_sync():
+                loss, logits = forward_backward(engine, batch, subnet, args, len(batches), teachers[i])
             if name == "largest":
-                teachers[i] = logits.detach()
-            logs[f"loss_{name}"] += loss.item() / len(batches)
-            if last:
-                done = 0
-                norm = engine.optimizer_step()
-                if norm is not None:
-                    logs["grad_norm"] = norm
-    return logs
+                teachers[i] = logits
+            losses[name].append(loss)
+        norm = engine.optimizer_step()
+    return losses, norm
 
 
-def predict(model: torch.nn.Module, batch: dict[str, torch.Tensor], subnet: Subnet | None) -> Any:
-    """Single masks (mask token 0) for the batch's prompts: `pred_masks` of shape (batch, prompts, 1, side, side)."""
+def forward_backward(
+    engine: Engine,
+    batch: dict[str, torch.Tensor],
+    subnet: Subnet | None,
+    args: LossArguments,
+    terms: int,
+    teacher: torch.Tensor | None,
+    shared: dict[str, Any] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adds the gradients of a subnet's loss, one of the `terms` of a mean. Returns the loss and the mask logits,
+    (batch, prompts, side, side), without their graph."""
+    outputs = predict(engine.model, batch, subnet, shared)
+    logits = outputs.pred_masks[:, :, 0]
+    loss = mask_loss(logits, outputs.iou_scores[:, :, 0], batch["low_res_masks"], args, teacher)
+    engine.accelerator.backward(loss / terms)
+    return loss.detach(), logits.detach()
+
+
+def predict(
+    model: torch.nn.Module,
+    batch: dict[str, torch.Tensor],
+    subnet: Subnet | None,
+    shared: dict[str, Any] | None = None,
+) -> Any:
+    """Single masks (mask token 0) for the batch's prompts: `pred_masks` of shape (batch, prompts, 1, side, side).
+    The subnet goes on from what is `shared`, where given, in place of the batch's images."""
     prompts = {name: batch[name] for name in PROMPTS if name in batch}
-    return model(pixel_values=batch["pixel_values"], multimask_output=False, subnet=subnet, **prompts)
+    images = {"pixel_values": batch["pixel_values"]} if shared is None else shared
+    return model(multimask_output=False, subnet=subnet, **images, **prompts)
 
 
 def freeze_prompt_encoder(model: SuperSamModel) -> None:
