@@ -21,8 +21,8 @@ from .submodules import Slice, vit_submodules
 
 @dataclass
 class MaskedOutput(ImageClassifierOutput):
-    """Output of a [`MaskedModel`]: `logits`, and `reconstruction` (masked patches, channels, patch_size, patch_size) by
-    the PMIM decoder, image by image and row by row."""
+    """Output of a [`MaskedModel`]: `logits`, and `reconstruction` (masked patches, channels, patch_size, patch_size),
+    by the PMIM decoder, image by image and row by row."""
 
     reconstruction: torch.Tensor | None = None
 
@@ -133,7 +133,9 @@ class MaskedModel(nn.Module):
         if not self._stacks or not all(stack.is_current() for stack in self._stacks.values()):
             kinds = dict.fromkeys(name.partition(".")[0] for name in self.submodules)
             of_kind = {kind: [mask for name, mask in self.masks.items() if name.startswith(kind)] for kind in kinds}
-            self._stacks = {kind: MaskStack(masks) for kind, masks in of_kind.items()}
+            # perhaps in an evaluation; the next training step differentiates through it
+            with torch.inference_mode(False):
+                self._stacks = {kind: MaskStack(masks) for kind, masks in of_kind.items()}
             self._partly_dead = {name for name, s in self.submodules.items() if s.norms and self._has_dead(name)}
         return self._stacks
 
