@@ -263,8 +263,21 @@ def test_the_one_hot_loss_knows_neither_dead_cells_nor_their_order() -> None:
     p, live = live_probabilities(7, 0)
     for term in (entropy, variance_penalty):
         assert term(p, live).item() == pytest.approx(term(p[live].flip(0), torch.ones(7, dtype=torch.bool)).item())
-        joint = term(p.view(2, 7), live.view(2, 7))
-        assert joint.item() == pytest.approx(term(p, live).item())
+
+
+@pytest.mark.parametrize("term", [entropy, variance_penalty])
+def test_the_one_hot_loss_of_several_submodules_is_each_ones_own(term: Callable[..., torch.Tensor]) -> None:
+    pairs = [live_probabilities(7, seed) for seed in range(3)]
+    decided = torch.zeros(14, dtype=torch.float64).index_fill(0, torch.tensor([3]), 1.0)
+    pairs.append((decided, decided > 0))
+    p, live = (torch.stack(values) for values in zip(*pairs))
+    p.requires_grad_()
+    values = term(p, live)
+    assert values[:3].tolist() == pytest.approx([term(*pair).item() for pair in pairs[:3]])
+    assert values[3] == 0
+    values.sum().backward()
+    assert torch.isfinite(p.grad).all()
+    assert not p.grad[~live].any()
 
 
 @SPACE
@@ -292,9 +305,9 @@ def deit(hidden_size: int, num_attention_heads: int) -> ViTShape:
 
 @pytest.mark.parametrize(("hidden_size", "heads", "billions"), [(384, 6, 4.60), (768, 12, 17.52), (192, 3, 1.26)])
 def test_g_of_the_full_model_is_the_papers(hidden_size: int, heads: int, billions: float) -> None:
-    full = [hidden_size] * 12, [4 * hidden_size] * 12
-    g = float(soft_macs(deit(hidden_size, heads), float(hidden_size), *full))
+    g = float(soft_macs(deit(hidden_size, heads), float(hidden_size), 12.0 * hidden_size, 48.0 * hidden_size))
     assert g / 1e9 == pytest.approx(billions, abs=0.005)
+    full = [hidden_size] * 12, [4 * hidden_size] * 12
     assert g == pytest.approx(
         reference.soft_macs(hidden_size, *full, hidden_size=hidden_size, heads=[heads] * 12), rel=1e-12
     )
@@ -305,7 +318,7 @@ def test_g_of_expected_widths(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     widths = torch.rand(25, generator=generator, dtype=torch.float64)
     embedding, attention, mlp = 384 * widths[0], 384 * widths[1:13], 1536 * widths[13:]
-    g = soft_macs(deit(384, 6), embedding, list(attention), list(mlp))
+    g = soft_macs(deit(384, 6), embedding, attention.sum(), mlp.sum())
     expected = reference.soft_macs(embedding.item(), attention.tolist(), mlp.tolist(), hidden_size=384, heads=[6] * 12)
     assert g.item() == pytest.approx(expected, rel=1e-12)
 
@@ -315,7 +328,7 @@ def test_gradient_of_g_in_every_width() -> None:
     widths = torch.rand(25, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
 
     def fraction(widths: torch.Tensor) -> torch.Tensor:
-        return soft_macs(shape, 384 * widths[0], list(384 * widths[1:13]), list(1536 * widths[13:])) / 4.6e9
+        return soft_macs(shape, 384 * widths[0], 384 * widths[1:13].sum(), 1536 * widths[13:].sum()) / 4.6e9
 
     assert torch.autograd.gradcheck(fraction, (widths,))
     fraction(widths).backward()

@@ -83,7 +83,7 @@ def test_zeroing_the_embedding_alone_is_not_the_cut(images: torch.Tensor) -> Non
     mask.live[0, 0] = True
     with torch.no_grad():
         right = masked(images).logits
-        masked._has_dead = lambda name: False  # type: ignore[method-assign]
+        masked._partly_dead = set()
         wrong = masked(images).logits
     assert (right - wrong).abs().max() > 0.1 * right.abs().max()
 
@@ -237,8 +237,8 @@ def test_taking_the_masks_off_leaves_the_model_as_it_was(images: torch.Tensor) -
         masked = MaskedModel(model, SearchSpace())
         assert (masked(images).logits - expected).abs().max() > 0
         torch.testing.assert_close(masked.remove()(images).logits, expected, rtol=0, atol=0)
-    hooks = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
-    assert not hooks
+    left = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)]
+    assert not left
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

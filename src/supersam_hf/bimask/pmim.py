@@ -1,6 +1,5 @@
 """Progressive masked image modelling: masked patches and their reconstruction beside the search (OFB, section 3.4)."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,26 +13,32 @@ from ..models.ofb_vit import OfbViTForImageClassification
 Position = Literal["before", "after"]
 
 
-def _spans(length: int, window: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """First pixel, and the one after the last, of the window around each of `length` pixels, inside the image."""
-    centre = torch.arange(length, device=device)
-    return (centre - window // 2).clamp(min=0), (centre + window // 2 + 1).clamp(max=length)
-
-
 def _box_sum(values: torch.Tensor, window: int) -> torch.Tensor:
     """Sum of `values` (..., height, width) over the `window` x `window` pixels around each, those inside the image."""
-    for dim in (-1, -2):
-        first, end = _spans(values.shape[dim], window, values.device)
-        # (..., length) -> (..., 1 + length): entry i is the sum of all before pixel i
-        zero = values.new_zeros(()).expand_as(values.narrow(dim, 0, 1))
-        running = torch.cat([zero, values.cumsum(dim)], dim)
-        values = running.index_select(dim, end) - running.index_select(dim, first)
+    half = window // 2
+    for pad, dim in (((half + 1, half), -1), ((0, 0, half + 1, half), -2)):
+        length = values.shape[dim]
+        # Zeros around, so that entry i + window less entry i of the running sum is the window around pixel i.
+        running = F.pad(values, pad).cumsum_(dim)
+        values = running.narrow(dim, window, length) - running.narrow(dim, 0, length)
     return values
 
 
+def _box_count(height: int, width: int, window: int, device: torch.device) -> torch.Tensor:
+    """How many pixels around each are inside the image, (height, width)."""
+
+    def along(length: int) -> torch.Tensor:
+        pixel = torch.arange(length, device=device)
+        return (pixel + window // 2 + 1).clamp(max=length) - (pixel - window // 2).clamp(min=0)
+
+    return along(height)[:, None] * along(width)
+
+
 @torch.no_grad()
-def local_normalised(pixel_values: torch.Tensor, window: int = 47, eps: float = 1e-6) -> torch.Tensor:
-    """The image less its local mean, over its local standard deviation: what the decoder must predict.
+def local_normalised(
+    pixel_values: torch.Tensor, mask: torch.Tensor, patch_size: int, window: int = 47, eps: float = 1e-6
+) -> torch.Tensor:
+    """Masked patches less the image's local mean, over its local standard deviation: what the decoder must predict.
 
     Mean and (unbiased) variance are those of the `window` x `window` neighbourhood of every pixel, channel by channel;
     at the border only pixels inside the image count. Box sums cost the same for every window, average pooling
@@ -41,25 +46,39 @@ def local_normalised(pixel_values: torch.Tensor, window: int = 47, eps: float = 
 
     Args:
         pixel_values (`torch.Tensor` of shape `(batch, channels, height, width)`).
+        mask (`torch.Tensor` of shape `(batch, num_patches)`, bool): True where masked, patches row by row. On a GPU
+            it would have to be waited for: leave it on the CPU.
+        patch_size (`int`): Side of a patch.
         window (`int`): Odd, 3 or more.
         eps (`float`): Added to the variance.
 
     Returns:
-        `torch.Tensor`: float32, as `pixel_values`.
+        `torch.Tensor`: float32, `(masked patches, channels, patch_size, patch_size)`, image by image and row by row.
 
     Raises:
-        ValueError: If `window` is even or less than 3.
+        ValueError: If `window` is even or less than 3, or the mask does not fit the images.
     """
     if window < 3 or window % 2 == 0:
         raise ValueError(f"`window` must be odd and at least 3, got {window}.")
+    batch, _, height, width = pixel_values.shape
+    rows, columns = height // patch_size, width // patch_size
+    if mask.shape != (batch, rows * columns):
+        raise ValueError(f"`mask` must be of shape {(batch, rows * columns)}, got {(*mask.shape,)}.")
     # Apple's GPUs have no float64
     device = torch.device("cpu") if pixel_values.device.type == "mps" else pixel_values.device
+    image, row, column = mask.view(batch, rows, columns).nonzero().to(device).unbind(1)
     pixels = pixel_values.to(device, torch.float64)
-    (top, bottom), (left, right) = (_spans(size, window, pixels.device) for size in pixels.shape[-2:])
-    count = (bottom - top)[:, None] * (right - left)  # (height, width)
-    mean = _box_sum(pixels, window) / count
-    variance = (_box_sum(pixels.square(), window) - count * mean.square()) / (count - 1)
-    return ((pixels - mean) / (variance.clamp(min=0) + eps).sqrt()).to(pixel_values.device, torch.float32)
+
+    def patches(values: torch.Tensor) -> torch.Tensor:
+        # (batch, channels, rows * p, columns * p) -> (masked patches, channels, p, p)
+        values = values.unflatten(-1, (columns, patch_size)).unflatten(-3, (rows, patch_size))
+        return values[image, :, row, :, column]
+
+    count = patches(_box_count(height, width, window, device).expand(batch, 1, -1, -1))
+    total, squares = patches(_box_sum(pixels, window)), patches(_box_sum(pixels.square(), window))
+    mean = total / count
+    variance = (squares - mean * total) / (count - 1)
+    return ((patches(pixels) - mean) / (variance.clamp(min=0) + eps).sqrt()).to(pixel_values.device, torch.float32)
 
 
 def sample_mask(batch: int, num_patches: int, ratio: float, generator: torch.Generator) -> torch.Tensor:
@@ -79,60 +98,44 @@ def sample_mask(batch: int, num_patches: int, ratio: float, generator: torch.Gen
 
 
 class PmimDecoder(nn.Module):
-    """SimMIM's decoder: a linear map from every patch's last hidden state to its pixels.
+    """SimMIM's decoder: a linear map from a patch's last hidden state to its pixels.
 
     Attributes:
-        projection (`nn.Conv2d`): 1 x 1; the columns of its weight (out, hidden_size, 1, 1) are embedding channels.
+        projection (`nn.Linear`): The columns of its weight (num_channels * patch_size², hidden_size) are embedding
+            channels.
     """
 
     def __init__(self, hidden_size: int, patch_size: int, num_channels: int = 3) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.projection = nn.Conv2d(hidden_size, num_channels * patch_size**2, kernel_size=1)
+        self.projection = nn.Linear(hidden_size, num_channels * patch_size**2)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Pixels of the whole image, (batch, num_channels, side * patch_size, side * patch_size).
+        """Pixels of patches, (patches, num_channels, patch_size, patch_size).
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(batch, side * side, hidden_size)`): The patches, row by row.
-
-        Raises:
-            ValueError: If the patches do not form a square.
+            hidden_states (`torch.Tensor` of shape `(patches, hidden_size)`): Those to reconstruct, of any images.
         """
-        batch, num_patches, hidden_size = hidden_states.shape
-        side = math.isqrt(num_patches)
-        if side * side != num_patches:
-            raise ValueError(f"`hidden_states` must hold a square of patches and no other token, got {num_patches}.")
-        patches = hidden_states.transpose(1, 2).reshape(batch, hidden_size, side, side)
-        return F.pixel_shuffle(self.projection(patches), self.patch_size)
+        pixels = self.projection(hidden_states)
+        return pixels.unflatten(-1, (-1, self.patch_size, self.patch_size))  # channels * p * p -> channels, p, p
 
 
-def reconstruction_loss(
-    predicted: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, patch_size: int
-) -> torch.Tensor:
-    """L_rec of OFB, Eq. 8: mean over masked pixels and channels of `|predicted - target|`; 0 if nothing is masked.
+def reconstruction_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """L_rec of OFB, Eq. 8: mean over the pixels and channels of masked patches of `|predicted - target|`; 0 if nothing
+    is masked.
 
     Args:
-        predicted, target (`torch.Tensor` of shape `(batch, channels, height, width)`).
-        mask (`torch.Tensor` of shape `(batch, num_patches)`, bool): True where masked, patches row by row.
-        patch_size (`int`): Side of a patch.
+        predicted, target (`torch.Tensor` of shape `(masked patches, channels, patch_size, patch_size)`).
 
     Returns:
         `torch.Tensor`: A float32 scalar, with a graph to `predicted` in every case.
 
     Raises:
-        ValueError: If the shapes do not belong together.
+        ValueError: If the shapes differ.
     """
-    batch, channels, height, width = target.shape
-    rows, columns = height // patch_size, width // patch_size
     if predicted.shape != target.shape:
         raise ValueError(f"`predicted` must be of the target's shape {(*target.shape,)}, got {(*predicted.shape,)}.")
-    if mask.shape != (batch, rows * columns):
-        raise ValueError(f"`mask` must be of shape {(batch, rows * columns)}, got {(*mask.shape,)}.")
-    error = (predicted.float() - target.float()).abs()
-    # (batch, channels, rows * p, columns * p) -> a mean for every patch, (batch, rows * columns)
-    error = error.view(batch, channels, rows, patch_size, columns, patch_size).mean((1, 3, 5)).flatten(1)
-    return (error * mask).sum() / mask.sum().clamp(min=1)
+    return (predicted.float() - target.float()).abs().sum() / max(1, target.numel())
 
 
 def mask_patches(hidden_states: torch.Tensor, mask: torch.Tensor, token: torch.Tensor) -> torch.Tensor:

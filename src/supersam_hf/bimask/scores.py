@@ -1,4 +1,7 @@
-"""Importance score S, sparsity score V and bi-mask m of one submodule (OFB, Eq. 3 and 4)."""
+"""Importance score S, sparsity score V and bi-mask m of submodules (OFB, Eq. 3 and 4).
+
+The functions take one submodule or, with more dimensions in front, several of one padded size at once (`stack.py`).
+"""
 
 from collections.abc import Sequence
 
@@ -71,39 +74,29 @@ class BiMask(nn.Module):
 
     def probabilities(self) -> torch.Tensor:
         """p (R, C): softmax of alpha over the live cells, 0 for the others."""
-        return self.alpha.masked_fill(~self.live, -torch.inf).flatten().softmax(0).view_as(self.alpha)
+        return probabilities(self.alpha, self.live)
 
     def importance(self) -> torch.Tensor:
         """S (G, U) in (0, 1)."""
         return self.score.sigmoid()
 
     def ranks(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Place of every group (G) and of every unit within its group (G, U), 0 for the most important; ties by
-        index. A group's importance is the sum of its units'. No gradient passes."""
-        groups, units = self.score.shape
-        device = self.score.device
-        if self.ordinal:
-            return torch.arange(groups, device=device), torch.arange(units, device=device).expand(groups, units)
-        importance = self.importance().detach()
-        return _places(importance.sum(1)), _places(importance)
+        """Place of every group (G) and of every unit within its group (G, U), see [`ranks`]."""
+        return ranks(self.importance(), self.ordinal)
 
     def sparsity(self) -> torch.Tensor:
         """V (G, U) in [0, 1]: Eq. 4."""
-        # tail[i, j]: sum of p over all cells at least as large in both dimensions
-        tail = self.probabilities().flip(0, 1).cumsum(0).cumsum(1).flip(0, 1)
-        by_place = tail[_first_option(self.group_sizes, self.groups, tail.device)]
-        by_place = by_place[:, _first_option(self.unit_sizes, self.units, tail.device)]  # (G, U) by place
-        group_place, unit_place = self.ranks()
-        return by_place[group_place].gather(1, unit_place)
+        device = self.score.device
+        options = (first_option(self.group_sizes, device), first_option(self.unit_sizes, device))
+        return sparsity(self.probabilities(), options, self.ranks())
 
     def forward(self, lam: float) -> torch.Tensor:
-        """m = lam S + (1 - lam) V (G, U), Eq. 3; 0 for units that no live cell holds.
+        """m (G, U), see [`bimask`].
 
         Args:
             lam (`float`): Weight of the importance score, 1 at the beginning of a search and 0 at its end.
         """
-        sparsity = self.sparsity()
-        return (lam * self.importance() + (1 - lam) * sparsity) * (sparsity > 0)
+        return bimask(self.importance(), self.sparsity(), lam)
 
     @torch.no_grad()
     def drop_cells(self, eta: float) -> bool:
@@ -134,15 +127,66 @@ class BiMask(nn.Module):
         return kept_groups, kept_units
 
 
+def probabilities(alpha: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
+    """p (..., R, C): softmax of alpha over the live cells, 0 for the others."""
+    return alpha.masked_fill(~live, -torch.inf).flatten(-2).softmax(-1).view_as(alpha)
+
+
+def ranks(importance: torch.Tensor, ordinal: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place of every group (..., G) and of every unit within its group (..., G, U), 0 for the most important; ties by
+    index. A group's importance is the sum of its units'. No gradient passes.
+
+    Args:
+        importance (`torch.Tensor` (..., G, U)): S.
+        ordinal (`bool`): Places are the indices.
+    """
+    importance = importance.detach()
+    totals = importance.sum(-1)
+    if ordinal:
+        return _indices(totals), _indices(importance)
+    return _places(totals), _places(importance)
+
+
+def sparsity(
+    p: torch.Tensor, options: tuple[torch.Tensor, torch.Tensor], places: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """V (..., G, U): for every unit the sum of p over the cells that hold it (Eq. 4).
+
+    Args:
+        p (`torch.Tensor` (..., R, C)): Probabilities of the cells.
+        options (`tuple`): First option that holds the place, by place: of groups (..., G) and of units (..., U).
+        places (`tuple`): From [`ranks`].
+    """
+    # tail[..., i, j]: sum of p over all cells at least as large in both dimensions
+    tail = p.flip(-2, -1).cumsum(-2).cumsum(-1).flip(-2, -1)
+    group_place, unit_place = places
+    row = options[0].gather(-1, group_place).unsqueeze(-1)  # (..., G, 1)
+    column = options[1].unsqueeze(-2).expand_as(unit_place).gather(-1, unit_place)  # (..., G, U)
+    cell = row * tail.shape[-1] + column
+    # (..., R * C) by (..., G * U) -> (..., G, U)
+    return tail.flatten(-2).gather(-1, cell.flatten(-2)).view_as(cell)
+
+
+def bimask(importance: torch.Tensor, sparsity: torch.Tensor, lam: float) -> torch.Tensor:
+    """m = lam S + (1 - lam) V, Eq. 3; 0 for units that no live cell holds."""
+    return (lam * importance + (1 - lam) * sparsity) * (sparsity > 0)
+
+
+def first_option(sizes: list[int], device: torch.device) -> torch.Tensor:
+    """For each place 0 ... sizes[-1] - 1: the first option that holds it, i.e. whose size is larger than the place."""
+    places = torch.arange(sizes[-1], device=device)
+    return torch.searchsorted(torch.tensor(sizes, device=device), places, right=True)
+
+
 def _places(values: torch.Tensor) -> torch.Tensor:
     """Rank of every value along the last dimension, 0 for the highest, ties by index."""
     order = values.argsort(dim=-1, descending=True, stable=True)
-    return order.argsort(dim=-1, stable=True)
+    return torch.empty_like(order).scatter_(-1, order, _indices(values))
 
 
-def _first_option(sizes: list[int], total: int, device: torch.device) -> torch.Tensor:
-    """For each place 0 ... total - 1: the first option that holds it, i.e. whose size is larger than the place."""
-    return torch.searchsorted(torch.tensor(sizes, device=device), torch.arange(total, device=device), right=True)
+def _indices(values: torch.Tensor) -> torch.Tensor:
+    """0, 1, ... along the last dimension."""
+    return torch.arange(values.shape[-1], device=values.device).expand_as(values)
 
 
-__all__ = ["BiMask"]
+__all__ = ["BiMask", "bimask", "first_option", "probabilities", "ranks", "sparsity"]

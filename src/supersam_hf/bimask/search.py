@@ -59,14 +59,12 @@ class BiMaskSearch:
         self.over = False
 
     def soft_fraction(self) -> torch.Tensor:
-        """g(V) as a fraction of the original."""
-        return soft_cost(self.masked, self.budget.kind) / self.full_cost
+        """g(V) as a fraction of the original, with the scores of the last forward."""
+        return soft_cost(self.masked, self.budget.kind, self.masked.values) / self.full_cost
 
-    @torch.no_grad()
-    def progress(self) -> dict[str, float]:
-        """g(V), and what the network has as it stands (`..._live`), as fractions of the original."""
-        kind, physical = self.budget.kind, self.budget.cost(physical_shape(self.masked.model))
-        return {kind: float(self.soft_fraction()), f"{kind}_live": physical / self.budget.original}
+    def live_fraction(self) -> float:
+        """What the network has as it stands, as a fraction of the original."""
+        return self.budget.cost(physical_shape(self.masked.model)) / self.budget.original
 
     def prune(self, eta: float, optimizer: torch.optim.Optimizer, *, last: bool) -> list[str]:
         """Algorithm 1, lines 10 to 14, and the budget's rule where pruning cannot reach the budget any more.

@@ -133,23 +133,26 @@ class BiMaskTrainer:
         started, args = time.perf_counter(), self.args
         ratio = self._schedules(engine.global_step)
         generator = seed_step(args.seed, engine.global_step, engine.accelerator.process_index)
-        logs: dict[str, float] = {}
+        logs: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(batches):
             last = i + 1 == len(batches)
             # DDP averages the gradients over processes in the last backward before a step, and only there
             with nullcontext() if last else engine.no_sync():
                 terms = self._data_terms(engine, batch, ratio, generator) | (self._mask_terms() if last else {})
                 weights = {name: 1.0 if name in MASK_TERMS else 1 / len(batches) for name in terms}
-                engine.accelerator.backward(sum(weights[name] * term for name, term in terms.items()))
+                terms = {name: weights[name] * term for name, term in terms.items()}
+                engine.accelerator.backward(sum(terms.values()))
             for name, term in terms.items():
-                logs[name] = logs.get(name, 0.0) + weights[name] * term.item()
-        logs = {"loss": sum(logs.values()), **logs, **self.search.progress(), "lambda": self.search.masked.lam}
-        logs["mask_ratio"] = ratio
+                logs[name] = logs.get(name, 0.0) + term.detach()
+        shares = {self.search.budget.kind: self.search.soft_fraction().detach()}
+        live = {f"{self.search.budget.kind}_live": self.search.live_fraction()}
         norm = engine.optimizer_step()
+        logged = _numbers(logs) | _numbers(shares) | live | {"lambda": self.search.masked.lam, "mask_ratio": ratio}
         if norm is not None:
-            logs["grad_norm"] = norm
+            logged["grad_norm"] = norm
+        logged["loss"] = sum(logged[name] for name in logs)
         self._prune_if_due(engine)
-        return logs | {"step_seconds": time.perf_counter() - started}
+        return logged | {"step_seconds": time.perf_counter() - started}
 
     def _schedules(self, step: int) -> float:
         """Sets lambda; returns the masking ratio, 0 after the search."""
@@ -170,34 +173,32 @@ class BiMaskTrainer:
         mask = None
         if ratio > 0:
             patches = (config.image_size // config.patch_size) ** 2
-            mask = sample_mask(len(images), patches, ratio, generator).to(images.device)
+            mask = sample_mask(len(images), patches, ratio, generator)
         outputs = engine.model(pixel_values=images, patch_mask=mask)
         with torch.no_grad(), engine.accelerator.autocast():
             teacher_logits = None if self.teacher is None else self.teacher(pixel_values=images).logits
         loss = classification_loss(outputs.logits, targets, args.loss, teacher_logits)
         if mask is None:
             return {"loss_class": loss}
-        target = local_normalised(images)
-        rec = reconstruction_loss(outputs.reconstruction, target, mask, config.patch_size)
+        rec = reconstruction_loss(outputs.reconstruction, local_normalised(images, mask, config.patch_size))
         if args.balance_reconstruction:
             rec = rec * (loss.detach() / rec.detach().clamp(min=1e-6))
         return {"loss_class": loss, "loss_reconstruction": args.reconstruction_weight * rec}
 
     def _mask_terms(self) -> dict[str, torch.Tensor]:
-        """L_m of Eq. 7, weighted, over the submodules that are not decided."""
+        """L_m of Eq. 7, weighted, over the submodules that are not decided, with the scores of the last forward."""
         if self.search.over:
             return {}
-        args, zero = self.args, torch.zeros((), device=self.search.masked.model.device)
-        terms = dict.fromkeys(MASK_TERMS, zero)
-        for name, mask in self.search.masked.masks.items():
-            if mask.decided:
-                continue
-            p, cells = mask.probabilities(), int(mask.live.sum())
-            psi = variance_penalty(p, mask.live) / (cells if args.variance_per_cell else 1)
-            mu_3 = args.l1_attention if name.startswith("attention") else args.l1_other
-            terms["loss_entropy"] = terms["loss_entropy"] + args.entropy_weight * entropy(p, mask.live)
-            terms["loss_variance"] = terms["loss_variance"] + args.variance_weight * psi
-            terms["loss_l1"] = terms["loss_l1"] + mu_3 * l1(mask.importance())
+        args, masked = self.args, self.search.masked
+        terms = dict.fromkeys(MASK_TERMS, torch.zeros((), device=masked.device))
+        for kind, scores in masked.values.items():
+            stack, p = masked.stacks[kind], scores.probabilities
+            psi = variance_penalty(p, stack.live) / (stack.cells if args.variance_per_cell else 1)
+            mu_3 = args.l1_attention if kind == "attention" else args.l1_other
+            searched = stack.undecided
+            terms["loss_entropy"] = terms["loss_entropy"] + args.entropy_weight * (searched @ entropy(p, stack.live))
+            terms["loss_variance"] = terms["loss_variance"] + args.variance_weight * (searched @ psi)
+            terms["loss_l1"] = terms["loss_l1"] + mu_3 * (searched @ l1(scores.importance))
         distance = budget_penalty(self.search.soft_fraction(), self.search.budget.fraction, bool(args.squared_budget))
         terms["loss_budget"] = args.budget_weight * distance
         return terms
@@ -221,6 +222,11 @@ class BiMaskTrainer:
     def restore(self, engine: Engine, described: dict[str, Any]) -> None:
         self.search.restore(described, engine.optimizer.optimizer)
         engine.prepare_again()
+
+
+def _numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Scalars as numbers, with one wait for the device."""
+    return dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist()))
 
 
 MASK_TERMS = ("loss_entropy", "loss_variance", "loss_l1", "loss_budget")

@@ -254,14 +254,15 @@ class Engine:
 
     def optimizer_step(self) -> float | None:
         """Clips each group, steps and clears the gradients; returns the largest group norm where they were clipped."""
-        norm, limit = None, self.args.max_grad_norm
+        norms, limit = [], self.args.max_grad_norm
         if limit is not None:
             self.accelerator.unscale_gradients()
             clip = torch.nn.utils.clip_grad_norm_
-            norm = max(float(whole(clip(group["params"], limit))) for group in self.optimizer.param_groups)
+            norms = [whole(clip(group["params"], limit)) for group in self.optimizer.param_groups]
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+        # read when all is under way: a GPU is not waited for in the midst of a step
+        return float(torch.stack(norms).max()) if norms else None
 
     def prepare_again(self) -> None:
         """After parameters were replaced: wraps the model anew, since DDP holds on to those it was given."""
