@@ -15,7 +15,7 @@ from supersam_hf.pipeline.folder import check_shared
 from supersam_hf.pipeline.journal import Journal
 from supersam_hf.processes import join_processes
 from supersam_hf.search import Objective, SearchArguments, run_search
-from supersam_hf.spread import check_agreement, on_main, spread
+from supersam_hf.spread import check_agreement, on_main, spread, spread_groups
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -95,6 +95,7 @@ def main(folder: Path) -> None:
         "disagree": raised(
             lambda: check_agreement(state, state.process_index == state.num_processes - 1, "the numbers")
         ),
+        "groups": list(spread_groups(state, range(11), lambda some: [[item, *some] for item in some], 2)),
         "journal": journalled(folder),
         "other_context": raised(lambda: Journal(folder / "journal.jsonl", {"seed": 2}, state)),
         "other_seeds": raised(lambda: searched(folder / "seeds", "random", seed=state.process_index)),

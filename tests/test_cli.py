@@ -136,7 +136,7 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     sections = SECTIONS.get(verb, ("train", "search"))
-    for section in set(sections) - {"config", "output_dir", "holdout_images", "subnet", "model", "data"}:
+    for section in set(sections) - {"config", "output_dir", "holdout_images", "cache_gb", "subnet", "model", "data"}:
         assert f"--{section}." in printed
     if verb == "reorder":
         assert "--train." not in printed.split("options:")[-1].split("usage:")[0] or "--train.max_steps" not in printed

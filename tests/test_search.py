@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +363,22 @@ def test_a_batch_waits_for_its_images_and_for_nothing_else(tmp_path: Path) -> No
         *[(a, 1, False), (large, None, False), (b, 2, False), (a, None, True), (large, None, True)],
         *[(c, 3, False), (a, None, True), (b, None, True)],
     ]
+
+
+def test_a_batch_is_asked_for_together_where_that_is_cheaper(tmp_path: Path) -> None:
+    """With the answers and the log of one by one."""
+    sizes: list[int] = []
+
+    def qualities(subnets: Sequence[Subnet]) -> list[float]:
+        sizes.append(len(subnets))
+        return [quality(subnet) for subnet in subnets]
+
+    objective, arguments = make(trials=10)
+    run_search(objective, arguments, tmp_path / "one.jsonl", progress=False)
+    objective.qualities, objective.quality = qualities, None
+    run_search(objective, arguments, tmp_path / "together.jsonl", progress=False)
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "together.jsonl").read_bytes()
+    assert sizes == [4, 4, 2]
 
 
 def test_a_subnet_that_is_asked_for_twice_in_a_batch_waits_with_the_first(tmp_path: Path) -> None:

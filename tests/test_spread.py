@@ -53,6 +53,15 @@ def test_each_item_is_done_once_and_all_processes_know_all_results(together: tup
         assert one["main"] == 0
 
 
+def test_items_that_are_done_together_come_back_in_order(together: tuple[Path, list[Any]]) -> None:
+    """Two a process and round."""
+    _, seen = together
+    world = len(seen)
+    rounds = [range(start, min(start + 2 * world, 11)) for start in range(0, 11, 2 * world)]
+    expected = [[[item, *one[(item - one[0]) % world :: world]] for item in one] for one in rounds]
+    assert all(one["groups"] == expected for one in seen)
+
+
 def test_what_one_process_raises_is_raised_on_all(together: tuple[Path, list[Any]]) -> None:
     """Of several failing items the first; an exception that cannot be made again elsewhere as its text."""
     _, seen = together

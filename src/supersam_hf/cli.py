@@ -22,13 +22,13 @@ ALWAYS = ("help", "print_config", "config", "output_dir", "dry_run", "seed", "de
 SECTIONS = {
     "preview": ("config", "data"),
     "pretrain": ("data", "pretrain"),
-    "rank-layers": (*COMMON, "holdout_images", "space", "rank_layers"),
+    "rank-layers": (*COMMON, "holdout_images", "cache_gb", "space", "rank_layers"),
     "reorder": (*COMMON, "holdout_images", "space", "reorder"),
     "train": (*COMMON, "holdout_images", "space", "train"),
     "finetune": (*COMMON, "holdout_images", "finetune"),
-    "adapt": (*COMMON, "holdout_images", "adapt"),
-    "evaluate": (*COMMON, "space", "evaluate"),
-    "search": (*COMMON, "holdout_images", "space", "search", "measure"),
+    "adapt": (*COMMON, "holdout_images", "cache_gb", "adapt"),
+    "evaluate": (*COMMON, "cache_gb", "space", "evaluate"),
+    "search": (*COMMON, "holdout_images", "cache_gb", "space", "search", "measure"),
     "extract": ("config", "output_dir", "model", "subnet"),
     "measure": (*COMMON, "space", "measure", "subnet"),
 }

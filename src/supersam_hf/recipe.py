@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .data.arguments import DataArguments
+from .evaluation import CACHE_GB
 from .measure.energy import EnergyArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
@@ -149,6 +150,8 @@ class Recipe(RunRecipe):
     """Folder of everything the run writes. A stage whose output is there is not run again."""
     holdout_images: int = 100
     """Last training images, kept out of training, to rank layers and to search on; never the evaluation split."""
+    cache_gb: float = CACHE_GB
+    """Most that ranking, search and evaluation keep of what subnets share, GB; what does not fit is computed anew."""
     model: ModelArguments = field(default_factory=ModelArguments)
     data: DataArguments = field(default_factory=DataArguments)
     pretrain: PretrainArguments = field(default_factory=PretrainArguments)
@@ -169,6 +172,8 @@ class Recipe(RunRecipe):
             )
         if self.holdout_images < 1:
             raise ValueError(f"`holdout_images` must be 1 or more, got {self.holdout_images}.")
+        if not self.cache_gb >= 0:
+            raise ValueError(f"`cache_gb` must be 0 or more, in GB, got {self.cache_gb}.")
         if self.pretrain.enabled and self.pretrain.mixed_precision != self.train.mixed_precision:
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."

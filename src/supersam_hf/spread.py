@@ -46,15 +46,26 @@ def spread_rounds(
     state: PartialState | None, items: Sequence[Item], function: Callable[[Item], Result]
 ) -> Iterator[list[Result]]:
     """As [`spread`], an item a process at a time: what one round gave can be written down before the next begins."""
+    return spread_groups(state, items, lambda group: [function(item) for item in group], 1)
+
+
+def spread_groups(
+    state: PartialState | None,
+    items: Sequence[Item],
+    function: Callable[[Sequence[Item]], Sequence[Result]],
+    size: int,
+) -> Iterator[list[Result]]:
+    """As [`spread_rounds`], with up to `size` items a process at a time, for a `function` of several items that takes
+    less time than one by one. Item i of a round is on process i % world."""
     world = 1 if state is None else state.num_processes
-    for start in range(0, len(items), world):
-        round_items = items[start : start + world]
+    for start in range(0, len(items), world * size):
+        round_items = items[start : start + world * size]
         if state is None or world == 1:
-            yield [function(item) for item in round_items]
+            yield list(function(round_items))
             continue
-        own = state.process_index < len(round_items)
-        mine = _attempt(partial(function, round_items[state.process_index])) if own else _Attempt(None)
-        yield _gathered(mine)[: len(round_items)]
+        own = round_items[state.process_index :: world]
+        found = _gathered(_attempt(partial(function, own)) if own else _Attempt([]))
+        yield [found[i % world][i // world] for i in range(len(round_items))]
 
 
 def on_main(state: PartialState | None, function: Callable[[], Result]) -> Result:

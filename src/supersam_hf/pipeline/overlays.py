@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..data import collate
-from ..evaluation import PROMPTS, object_ious, upscaled
+from ..evaluation import PROMPTS, Targets, upscaled
 from ..models.supersam import Subnet
 
 
@@ -44,11 +44,12 @@ def _sample(item: dict[str, torch.Tensor], models: Mapping[str, Any], image_proc
         "ious": {},
     }
     batch = collate([item])
+    targets = Targets.of(batch)
     prompts = {name: batch[name] for name in PROMPTS if name in batch}
     for name, (model, subnet) in models.items():
         moved = {k: v.to(model.device) for k, v in {**prompts, "pixel_values": batch["pixel_values"]}.items()}
-        logits = model(multimask_output=False, subnet=subnet, **moved).pred_masks.cpu()
-        masks = upscaled(logits, item["masks"].shape[-1])[0, :, 0] > 0
-        sample["predictions"][name] = masks[keep][:, :height, :width].numpy().astype(np.bool_)
-        sample["ious"][name] = object_ious(logits, batch)[0, keep, 0].tolist()
+        logits = model(multimask_output=False, subnet=subnet, **moved).pred_masks.cpu()[0, keep]
+        masks = upscaled(logits, item["masks"].shape[-1])[:, 0] > 0
+        sample["predictions"][name] = masks[:, :height, :width].numpy().astype(np.bool_)
+        sample["ious"][name] = targets.ious(logits)[:, 0].tolist()
     return sample

@@ -4,8 +4,9 @@ import csv
 import json
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,8 +14,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..elastic.cost import count_macs, count_parameters
-from ..evaluation import box_baseline
-from ..evaluation import evaluate as evaluate_model
+from ..evaluation import SubnetEvaluator, box_baseline
 from ..files import fingerprint, write_json
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
@@ -24,13 +24,15 @@ from ..training.milestone import read_milestone
 from .context import Run
 from .costs import run_costs
 from .folder import image_counts
-from .journal import Journal
+from .journal import TOGETHER, Journal
 from .overlays import overlay_samples
 from .runner import on_main_process
 
 
 Row = dict[str, Any]
 Entry = tuple[SuperSamModel, Subnet | None]
+# with or without the three-mask output
+Asked = tuple[SuperSamModel, Subnet | None, bool]
 NAMED = ("original", "largest", "smallest", "found")
 PARETO = "pareto-"
 # Each point that is timed makes every round longer, and all of them are in memory at once.
@@ -62,17 +64,18 @@ def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
 
 
 def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:
-    """mIoU and cost of each entry on the evaluation split, an entry a process; goes on where it was interrupted."""
+    """mIoU and cost of each entry on the evaluation split, entries a process; goes on where it was interrupted."""
     prints = {id(model): fingerprint(model) for model, _ in rows.values()}
     context = {**run.recipe.sections("data"), "multimask": run.recipe.evaluate.multimask}
     journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context, run.state)
-    table, keys, asked = [], [], {}
+    table, keys = [], []
+    asked: dict[str, Asked] = {}
     for name, (model, subnet) in rows.items():
         multimask = run.recipe.evaluate.multimask and _kind(name) not in ("sampled", "pareto")
         keys.append(f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}")
         asked[keys[-1]] = (model, subnet, multimask)
     with tqdm(total=len(asked), desc=journal_name, unit="model", disable=not run.state.is_main_process) as bar:
-        results = journal.get_all(asked, lambda item: _quality(run, *item), bar.update)
+        results = journal.get_groups(asked, _qualities(run), TOGETHER, bar.update)
     for key, (name, (model, subnet)) in zip(keys, rows.items()):
         table.append(
             {
@@ -89,8 +92,22 @@ def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Ro
     return table
 
 
-def _quality(run: Run, model: SuperSamModel, subnet: Subnet | None, multimask: bool) -> dict[str, Any]:
-    return asdict(evaluate_model(model, run.eval_loader, subnet, multimask=multimask))
+def _qualities(run: Run) -> Callable[[Sequence[Asked]], list[Row]]:
+    """Evaluates several entries, those of one model that lie together at once."""
+    evaluator: SubnetEvaluator | None = None
+
+    def qualities(group: Sequence[Asked]) -> list[Row]:
+        nonlocal evaluator
+        found: list[Row] = []
+        for (_, multimask), same in groupby(group, key=lambda asked: (id(asked[0]), asked[2])):
+            models, subnets, _ = zip(*same)
+            # one at a time: what another keeps is dropped
+            if evaluator is None or evaluator.model is not models[0]:
+                evaluator = SubnetEvaluator(models[0], run.eval_loader, cache_gb=run.recipe.cache_gb)
+            found += [asdict(result) for result in evaluator.results(subnets, multimask=multimask)]
+        return found
+
+    return qualities
 
 
 def _kind(name: str) -> str:

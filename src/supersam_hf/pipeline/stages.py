@@ -8,7 +8,7 @@ from ..elastic.cost import SamShape, count_macs, count_parameters
 from ..elastic.importance import LayerRanking, count_evaluations, most_removed
 from ..elastic.importance import rank_layers as rank
 from ..elastic.reorder import reorder as reorder_channels
-from ..evaluation import calibration_images, quality_of
+from ..evaluation import SubnetEvaluator, calibration_images
 from ..files import fingerprint, write_json
 from ..measure import measure_model
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
@@ -18,7 +18,7 @@ from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
 from .context import Run
-from .journal import Journal
+from .journal import TOGETHER, Journal
 from .measurement import write_measurement
 from .progress import holdout_metrics
 from .runner import on_main_process
@@ -39,7 +39,8 @@ def rank_layers(run: Run) -> None:
     protected = run.recipe.space.protected_layers
     given = {} if protected is None else {"protected_layers": tuple(protected)}
     space = ElasticSpace.for_config(model.config.vision_config, prunable_layers=(), **given)
-    quality = quality_of(model, run.holdout_loader(args.num_images))
+    holdout = run.holdout_loader(args.num_images)
+    evaluator = SubnetEvaluator(model, holdout, cache_gb=run.recipe.cache_gb)
     context = {**run.recipe.sections("data", "holdout_images"), "num_images": args.num_images}
     context["weights"] = fingerprint(model)
     journal = Journal(run.folder / "ranking" / "evaluations.jsonl", context, run.state)
@@ -48,7 +49,8 @@ def rank_layers(run: Run) -> None:
     with tqdm(total=total, desc="rank layers", disable=not run.state.is_main_process) as bar:
 
         def qualities(subnets: Sequence[Subnet]) -> list[float]:
-            found = journal.get_all({subnet.to_json(): subnet for subnet in subnets}, quality, bar.update)
+            items = {subnet.to_json(): subnet for subnet in subnets}
+            found = journal.get_groups(items, evaluator.mious, TOGETHER, bar.update)
             return list(found.values())
 
         ranking = rank(
@@ -119,6 +121,8 @@ def search(run: Run) -> None:
     model, args, measure = run.supernet(), run.recipe.search, run.recipe.measure
     space, shape = run.space(model), SamShape.from_config(model.config)
 
+    evaluator = SubnetEvaluator(model, run.holdout_loader(), space=space, cache_gb=run.recipe.cache_gb)
+
     def latency(subnet: Subnet) -> float:
         extracted = model.extract(subnet)
         batch, warmup, repeats = measure.batch_size, measure.warmup, measure.repeats
@@ -130,9 +134,10 @@ def search(run: Run) -> None:
         args.budget,
         params=lambda subnet: count_parameters(shape, subnet),
         macs=lambda subnet: count_macs(shape, subnet),
-        quality=quality_of(model, run.holdout_loader()),
+        quality=evaluator.miou,
         latency_ms=None if args.max_latency_ms is None else latency,
         goal=args.goal,
+        qualities=evaluator.mious,
     )
     # Qualities in the log hold for these weights and images only.
     context = {**run.recipe.sections("data", "holdout_images"), "weights": fingerprint(model)}

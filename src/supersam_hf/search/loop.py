@@ -8,7 +8,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ..models.supersam.elastic_supersam import Subnet
-from ..spread import check_agreement, on_main, spread_rounds
+from ..spread import check_agreement, on_main, spread_groups
 from .engine import SearchEngine
 from .log import Ask, SearchLog
 from .objective import Evaluation, Objective
@@ -43,7 +43,8 @@ class SearchLoop:
 
     A batch ends when `batch_size` of its subnets need images. The others are answered at once: those that break a
     limit, and those that are known; what is asked for twice in a batch waits with the first. Then the images are run,
-    a subnet a process, and the engine is told in the order of the asks. All processes do the same in step.
+    a subnet a process at a time, or each process its share of the batch together where the objective has `qualities`,
+    and the engine is told in the order of the asks. All processes do the same in step.
 
     Args:
         objective (`Objective`): What to search for.
@@ -136,7 +137,8 @@ class SearchLoop:
         self._open -= {pending.subnet for pending in trials if pending.logged}
         self._log(queue, bar)
         waiting = [self._answers[pending.subnet] for pending in trials if not pending.logged]
-        for evaluations in spread_rounds(self.state, waiting, self.objective.judged):
+        size = 1 if self.objective.qualities is None else self.batch_size
+        for evaluations in spread_groups(self.state, waiting, self.objective.judged_together, size):
             self._answers |= {evaluation.subnet: evaluation for evaluation in evaluations}
             self._open -= {evaluation.subnet for evaluation in evaluations}
             self._log(queue, bar)

@@ -1,7 +1,7 @@
 """What a search is for: a budget of hard limits, and what to maximise or minimise within it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -110,6 +110,8 @@ class Objective:
             budget limits latency.
         goal (`str`, *optional*, defaults to `"quality"`): `"quality"` maximises quality; `"params"` and `"macs"`
             minimise that cost among the subnets that reach `min_quality`.
+        qualities (`Callable[[Sequence[Subnet]], Sequence[float]]`, *optional*): `quality` of several subnets, where
+            that takes less time together than one by one.
 
     Raises:
         ValueError: If no subnet can keep the budget, or the budget lacks what the goal or a limit needs.
@@ -124,6 +126,7 @@ class Objective:
         quality: Callable[[Subnet], float],
         latency_ms: Callable[[Subnet], float] | None = None,
         goal: Goal = "quality",
+        qualities: Callable[[Sequence[Subnet]], Sequence[float]] | None = None,
     ) -> None:
         if goal not in GOALS:
             raise ValueError(f"`goal` is {goal!r}; it may be one of {list(GOALS)}.")
@@ -132,7 +135,8 @@ class Objective:
         if budget.max_latency_ms is not None and latency_ms is None:
             raise ValueError("`max_latency_ms` is given but `latency_ms` is not; give a function that measures it.")
         self.space, self.budget, self.goal = space, budget, goal
-        self.params, self.macs, self.quality, self.latency_ms = params, macs, quality, latency_ms
+        self.params, self.macs, self.latency_ms = params, macs, latency_ms
+        self.quality, self.qualities = quality, qualities
         self.largest = Evaluation(space.largest(), params(space.largest()), macs(space.largest()))
         self.limits = budget.resolve(self.largest.params, self.largest.macs)
         self._check_smallest("max_params", params(space.smallest()), self.largest.params)
@@ -191,7 +195,16 @@ class Objective:
 
     def judged(self, evaluation: Evaluation) -> Evaluation:
         """The same with quality and score: runs images."""
-        quality = float(self.quality(evaluation.subnet))
+        return self._with_quality(evaluation, float(self.quality(evaluation.subnet)))
+
+    def judged_together(self, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+        """`judged` of each, together if `qualities` is given."""
+        if self.qualities is None:
+            return [self.judged(evaluation) for evaluation in evaluations]
+        qualities = self.qualities([evaluation.subnet for evaluation in evaluations])
+        return [self._with_quality(one, float(quality)) for one, quality in zip(evaluations, qualities)]
+
+    def _with_quality(self, evaluation: Evaluation, quality: float) -> Evaluation:
         if not math.isfinite(quality):
             raise ValueError(
                 f"`quality` of {evaluation.subnet.to_json()} is {quality}; a search needs a finite number."

@@ -1,0 +1,234 @@
+"""Candidates of a search evaluated by `SubnetEvaluator`, against extracting and running each.
+
+    python benchmarks/search.py --model SAM --source DATASET --format instances --crop_eval 176 [--multimask]
+
+All rows have the same weights, candidates, images, batch size and precision, and equal results: `miou_difference` is
+the largest over the candidates and, with `--multimask`, over the three ways to pick a mask. Images are loaded before
+the clock runs, in every row.
+
+- `extract, own forward`: each candidate is extracted; its encoder, and SAM's mask decoder on prompts that were
+  embedded beforehand, run on each batch; with `--multimask` the decoder runs once more, for the three masks.
+- `extract, evaluate`: each candidate is extracted and evaluated as this library evaluates one model: the decoder in
+  one pass, on the slots that hold an object, and once an image what its first block makes of the image alone.
+- `together`: all candidates in one call of a `SubnetEvaluator`; `four at a time`, as a search asks for them: it goes
+  on from what is kept.
+
+`floor_ms` is the row's multiply-accumulates by the matmul rate of this machine. Candidates are sampled from the space,
+all different: those of a search that mutates what is good share more.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from common import floor_ms, main, measured_rates
+from torch.utils.data import DataLoader
+from transformers import SamConfig
+
+from supersam_hf import ElasticSpace, SuperSamConfig, SuperSamModel, SuperSamProcessor
+from supersam_hf.data import DataArguments, PromptDataset, build_loader, load_source
+from supersam_hf.elastic.cost import SamShape, count_macs, layer_macs
+from supersam_hf.evaluation import EvaluationResult, SubnetEvaluator, Targets, evaluate
+from supersam_hf.evaluation.result import evaluating
+from supersam_hf.measure import compare_latency
+from supersam_hf.models.supersam import Subnet
+
+
+TINY = {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "mlp_dim": 192, "image_size": 64}
+TINY |= {"window_size": 3, "global_attn_indexes": [1, 4], "output_channels": 32, "num_pos_feats": 16, "scale": 1.0}
+SMALL = {"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32}
+
+
+class Loaded(torch.utils.data.Dataset):
+    """Samples of another dataset, in memory."""
+
+    training = False
+
+    def __init__(self, dataset: PromptDataset) -> None:
+        self.samples = [dataset[index] for index in range(len(dataset))]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return self.samples[key[1]]
+
+
+class OwnForward:
+    """Extracts subnets and runs stock code on them, with loaded batches and embedded prompts."""
+
+    def __init__(self, model: SuperSamModel, loader: DataLoader, accelerator: Accelerator, multimask: bool) -> None:
+        self.model, self.accelerator, self.multimask = model, accelerator, multimask
+        self.batches = [{k: v.to(model.device) for k, v in batch.items()} for batch in loader]
+        self.targets = [Targets.of(batch) for batch in self.batches]
+        with evaluating(model, accelerator):
+            self.prompts = [
+                model.prompt_encoder(b.get("input_points"), b.get("input_labels"), b.get("input_boxes"), None)
+                for b in self.batches
+            ]
+            self.positions = model.get_image_wide_positional_embeddings()
+
+    def __call__(self, subnets: list[Subnet]) -> list[list[float]]:
+        return [self.mious(self.model.extract(subnet)) for subnet in subnets]
+
+    def mious(self, model: Any) -> list[float]:
+        sums, objects = torch.zeros(3 if self.multimask else 1, dtype=torch.float64), 0
+        with evaluating(model, self.accelerator):
+            for batch, targets, prompts in zip(self.batches, self.targets, self.prompts):
+                embeddings, held = model.get_image_embeddings(batch["pixel_values"]), batch["object_mask"]
+                ious = targets.ious(self.decoded(model, embeddings, prompts, False)[0][held])
+                if self.multimask:
+                    masks, predicted = self.decoded(model, embeddings, prompts, True)
+                    three, picked = targets.ious(masks[held]), predicted[held].argmax(-1, keepdim=True)
+                    ious = torch.cat([ious, three.amax(-1, keepdim=True), three.gather(-1, picked)], dim=-1)
+                sums, objects = sums + ious.double().sum(0).cpu(), objects + len(ious)
+        return (sums / objects).tolist()
+
+    def decoded(self, model: Any, embeddings: torch.Tensor, prompts: Any, multimask: bool) -> Any:
+        positions = self.positions.repeat(len(embeddings), 1, 1, 1)
+        return model.mask_decoder(embeddings, positions, *prompts, multimask_output=multimask)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="Hub id or folder of a SAM or supernet; a tiny random one if not given")
+    parser.add_argument("--source", default="shapes", help='data; "shapes" are generated')
+    parser.add_argument("--format", default="auto", help="layout of the source")
+    parser.add_argument("--eval_split", default="validation", help="split to evaluate on")
+    parser.add_argument("--prompt", choices=["box", "point"], default="box")
+    parser.add_argument("--max_objects", type=int, default=8, help="objects an image")
+    parser.add_argument("--crop_eval", type=int, help="side of the central crop, px")
+    parser.add_argument("--candidates", type=int, default=50)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--batch_size", type=int, default=8, help="images a batch")
+    parser.add_argument("--cache_gb", type=float, default=4.0, help="limit of what is kept, GB")
+    parser.add_argument("--multimask", action="store_true", help="the three-mask output too")
+    parser.add_argument("--rounds", type=int, default=2, help="interleaved rounds")
+
+
+def new_model() -> SuperSamModel:
+    """A tiny one with random weights."""
+    torch.manual_seed(0)
+    prompt = {"image_size": 64, "hidden_size": 32}
+    config = SamConfig(
+        vision_config={**TINY, "initializer_range": 0.02}, prompt_encoder_config=prompt, mask_decoder_config=SMALL
+    )
+    return SuperSamModel(SuperSamConfig.from_dict(config.to_dict()))
+
+
+def loader_of(args: argparse.Namespace, model: SuperSamModel) -> DataLoader:
+    data = DataArguments(
+        source=args.source,
+        format=args.format,
+        eval_split=args.eval_split,
+        prompt=args.prompt,
+        box_padding=5,
+        max_objects=args.max_objects,
+        crop_eval=args.crop_eval,
+        max_eval_images=args.images,
+    )
+    processor = SuperSamProcessor.for_config(model.config)
+    dataset = PromptDataset(load_source(data, "eval"), processor.image_processor, data, training=False)
+    return build_loader(Loaded(dataset), args.batch_size)
+
+
+def distinct(space: ElasticSpace, count: int) -> list[Subnet]:
+    generator, found = torch.Generator().manual_seed(0), dict[Subnet, None]()
+    while len(found) < min(count, space.size):
+        found[space.sample(generator)] = None
+    return list(found)
+
+
+def macs_of(shape: SamShape, subnets: list[Subnet], loader: DataLoader, multimask: bool) -> dict[str, int]:
+    """Multiply-accumulates of each row."""
+    slots, objects, images = 0, 0, 0
+    for batch in loader:
+        held = batch["object_mask"]
+        slots, objects, images = slots + held.numel(), objects + int(held.sum()), images + len(held)
+    encoders = [count_macs(shape, subnet) for subnet in subnets]
+    decoder = count_macs(shape, subnets[0], 1) - encoders[0]
+    # keys, values and queries of the first block's image
+    first = 3 * shape.grid**2 * shape.decoder_size * shape.decoder_cross_dim
+    decoded = len(subnets) * (objects * (decoder - first) + images * first)
+    own = images * sum(encoders) + len(subnets) * slots * decoder * (1 + multimask)
+    return {
+        "extract, own forward": own,
+        "extract, evaluate": images * sum(encoders) + decoded,
+        "together": images * (sum(encoders) - _shared_macs(shape, subnets)) + decoded,
+    }
+
+
+def _shared_macs(shape: SamShape, subnets: list[Subnet]) -> int:
+    """Of the layers that another subnet has run before, for one image."""
+    seen, shared = set(), 0
+    for subnet in subnets:
+        path = tuple(zip(subnet.layers, subnet.mlp_dim, subnet.head_dim))
+        for depth, (layer, mlp_dim, head_dim) in enumerate(path, start=1):
+            if path[:depth] in seen:
+                shared += layer_macs(shape, shape.layers[layer]._replace(mlp_dim=mlp_dim, head_dim=head_dim))
+            seen.add(path[:depth])
+    return shared
+
+
+def as_list(result: EvaluationResult) -> list[float]:
+    mious = (result.miou, result.miou_oracle, result.miou_predicted)
+    return [miou for miou in mious if miou is not None]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    if args.quick:
+        args.candidates, args.images, args.rounds = min(args.candidates, 6), min(args.images, 8), 1
+    model = new_model() if args.model is None else SuperSamModel.from_pretrained(args.model)
+    model = model.to(args.device).eval()
+    loader, space = loader_of(args, model), ElasticSpace.for_config(model.config)
+    subnets, multimask = distinct(space, args.candidates), args.multimask
+    accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="bf16" if args.dtype == "bf16" else "no")
+    own = OwnForward(model, loader, accelerator, multimask)
+    found: dict[str, list[list[float]]] = {}
+    peaks: dict[str, float] = {}
+
+    def alone() -> list[list[float]]:
+        options: dict[str, Any] = {"multimask": multimask, "accelerator": accelerator}
+        return [as_list(evaluate(model.extract(subnet), loader, **options)) for subnet in subnets]
+
+    def shared(name: str, size: int) -> list[list[float]]:
+        evaluator = SubnetEvaluator(model, loader, space=space, accelerator=accelerator, cache_gb=args.cache_gb)
+        groups = [subnets[start : start + size] for start in range(0, len(subnets), size)]
+        results = [one for group in groups for one in evaluator.results(group, multimask=multimask)]
+        peaks[name] = evaluator.store.peak / 1e9
+        return [as_list(one) for one in results]
+
+    runs: dict[str, Callable[[], list[list[float]]]] = {
+        "extract, own forward": lambda: own(subnets),
+        "extract, evaluate": alone,
+        "together": lambda: shared("together", len(subnets)),
+        "four at a time": lambda: shared("four at a time", 4),
+    }
+    for name, run in runs.items():
+        runs[name] = lambda name=name, run=run: found.update({name: run()})
+    timed = compare_latency(runs, args.rounds, warmup=int(args.quick), device=args.device)
+    rates = measured_rates(args.device, args.dtype)
+    macs = macs_of(SamShape.from_config(model.config), subnets, loader, multimask)
+    first = torch.tensor(found["extract, own forward"], dtype=torch.float64)
+    rows = []
+    for name, one in timed.items():
+        gap = (torch.tensor(found[name], dtype=torch.float64) - first).abs().max().item()
+        floor = floor_ms(macs.get(name, macs["together"]), 0, rates)
+        row: dict[str, Any] = {"name": name, "ms": one.latency.median_ms, "ratio": one.ratio}
+        row |= {"ratio_p10": one.ratio_p10, "ratio_p90": one.ratio_p90, "times_as_many": 1 / one.ratio}
+        row |= {"candidates_a_minute": 60e3 * len(subnets) / one.latency.median_ms, "floor_ms": floor}
+        rows.append(row | {"miou_difference": gap, "kept_gb": peaks.get(name)})
+    return {"rows": rows, "settings": settings(args, loader, subnets)}
+
+
+def settings(args: argparse.Namespace, loader: DataLoader, subnets: list[Subnet]) -> dict[str, Any]:
+    names = ("source", "prompt", "max_objects", "crop_eval", "batch_size", "cache_gb", "multimask", "rounds")
+    values = {name: vars(args)[name] for name in names}
+    objects = sum(int(batch["object_mask"].sum()) for batch in loader)
+    counts = {"candidates": len(subnets), "images": len(loader.dataset), "objects": objects}
+    return {"model": args.model or "tiny, random", **values, **counts}
+
+
+if __name__ == "__main__":
+    main(__doc__, arguments, measure)
