@@ -1,5 +1,7 @@
 """What goes into an ONNX file: a SAM's two halves and a classifier, as modules of tensors only."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -25,9 +27,12 @@ class ImageEncoder(nn.Module):
 class PromptDecoder(nn.Module):
     """A SAM's prompt encoder and mask decoder in one. A box is two points, labelled as its corners."""
 
+    positions: torch.Tensor
+
     def __init__(self, model: SuperSamModel) -> None:
         super().__init__()
-        self.prompt_encoder, self.mask_decoder = model.prompt_encoder, model.mask_decoder
+        self.prompt_encoder: Any = model.prompt_encoder
+        self.mask_decoder = model.mask_decoder
         with torch.no_grad():
             # (1, channels, grid, grid)
             self.register_buffer("positions", model.get_image_wide_positional_embeddings())

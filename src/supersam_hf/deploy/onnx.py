@@ -69,7 +69,7 @@ def export_onnx(model: Any, folder: str | Path, opset: int = DEFAULT_OPSET) -> l
 
 
 def _export_sam(model: SuperSamModel, folder: Path, opset: int) -> list[Path]:
-    vision = model.config.vision_config
+    vision: Any = model.config.vision_config
     images, grid = _example_images(vision), vision.image_size // vision.patch_size
     axes = {"pixel_values": BATCH, "image_embeddings": BATCH}
     encoder = _write(

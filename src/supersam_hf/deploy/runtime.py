@@ -68,10 +68,9 @@ class OnnxSam(OnnxModule):
         """Segments what the prompts point at, as `SamModel` does; there must be points or boxes."""
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Give either `pixel_values` or `image_embeddings`.")
-        if image_embeddings is None:
-            image_embeddings = self.get_image_embeddings(pixel_values)
         points, labels = prompt_tokens(input_points, input_labels, input_boxes)
-        inputs = {"image_embeddings": image_embeddings, "input_points": points, "input_labels": labels}
+        embeddings: Any = image_embeddings if pixel_values is None else self.get_image_embeddings(pixel_values)
+        inputs = {"image_embeddings": embeddings, "input_points": points, "input_labels": labels}
         masks, scores = self.decoder.run(None, {name: value.numpy() for name, value in inputs.items()})
         kept = slice(1, None) if multimask_output else slice(0, 1)
         masks, scores = torch.from_numpy(masks)[:, :, kept], torch.from_numpy(scores)[:, :, kept]

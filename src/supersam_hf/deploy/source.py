@@ -26,7 +26,7 @@ def load_model(name: str, subnet: str | None = None, revision: str | None = None
     Raises:
         ValueError: For a model of another kind, a subnet of a classifier, or one that is not there.
     """
-    hub = {} if revision is None else {"revision": revision}
+    hub: dict[str, Any] = {} if revision is None else {"revision": revision}
     kind = PreTrainedConfig.get_config_dict(name, **hub)[0].get("model_type")
     if kind in SAMS:
         chosen: Any = subnet

@@ -10,7 +10,7 @@ from ..elastic.importance import rank_layers as rank
 from ..elastic.reorder import reorder as reorder_channels
 from ..evaluation import calibration_images, quality_of
 from ..files import fingerprint, write_json
-from ..measure import measure_model
+from ..measure import latency_of
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
 from ..search import Objective, SearchResult, run_search
@@ -118,20 +118,14 @@ def search(run: Run) -> None:
     """
     model, args, measure = run.supernet(), run.recipe.search, run.recipe.measure
     space, shape = run.space(model), SamShape.from_config(model.config)
-
-    def latency(subnet: Subnet) -> float:
-        extracted = model.extract(subnet)
-        batch, warmup, repeats = measure.batch_size, measure.warmup, measure.repeats
-        measured = measure_model(extracted, batch_size=batch, warmup=warmup, repeats=repeats, memory=False)
-        return measured.latency.median_ms
-
+    timing = {"batch_size": measure.batch_size, "warmup": measure.warmup, "repeats": measure.repeats}
     objective = Objective(
         space,
         args.budget,
         params=lambda subnet: count_parameters(shape, subnet),
         macs=lambda subnet: count_macs(shape, subnet),
         quality=quality_of(model, run.holdout_loader()),
-        latency_ms=None if args.max_latency_ms is None else latency,
+        latency_ms=None if args.max_latency_ms is None else latency_of(model, **timing),
         goal=args.goal,
     )
     # Qualities in the log hold for these weights and images only.
