@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_classifier
+from PIL import Image
 from transformers import SamModel
 
 from supersam_hf import OfbViTForImageClassification, Subnet, SuperSamModel
@@ -31,6 +33,7 @@ from supersam_hf.deploy import (  # noqa: E402
 )
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
 POINTS = torch.tensor([[[[9.0, 12.0], [40.0, 33.0]], [[50.0, 20.0], [0.0, 0.0]]]])  # (1, 2, 2, 2)
 LABELS = torch.tensor([[[1, 0], [1, -10]]])
 BOXES = torch.tensor([[[5.0, 6.0, 30.0, 40.0], [10.0, 20.0, 60.0, 50.0]]])
@@ -192,13 +195,13 @@ def test_what_computes_something_else_is_refused(
 
 
 def test_the_command_writes_checks_and_tells(
-    stock_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    stock_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    argv = ["export", str(stock_folder), "--output_dir", str(tmp_path / "out"), "--subnet", "smallest"]
+    argv = ["export", str(stock_folder), "--output_dir", str(tmp_path / "onnx"), "--subnet", "smallest"]
     argv += ["--num_images", "2", "--rounds", "1", "--quantize", "int8"]
     assert main(argv) == 0
     printed = capsys.readouterr().out
-    rows = json.loads((tmp_path / "out" / "export.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["PyTorch", "ONNX Runtime", "ONNX Runtime, int8"]
     assert all(row["name"] in printed for row in rows)
     assert rows[1]["difference"] < 1e-4
@@ -209,7 +212,14 @@ def test_the_command_writes_checks_and_tells(
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         wanted = smallest.eval()(images, input_boxes=BOXES).pred_masks
-    assert distance(wanted, OnnxSam(tmp_path / "out")(images, input_boxes=BOXES).pred_masks) < 1e-4
+    assert distance(wanted, OnnxSam(tmp_path / "onnx")(images, input_boxes=BOXES).pred_masks) < 1e-4
+    # ... and the page's Python runs on it.
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    Image.new("RGB", (240, 200), (90, 30, 60)).save(tmp_path / "cells.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block, str(PAGE), "exec"), names)
+    assert names["masks"].shape == (1, 1, 1, 16, 16)
 
 
 def test_the_command_runs_by_itself_on_a_classifier(

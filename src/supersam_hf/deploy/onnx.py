@@ -59,7 +59,7 @@ def export_onnx(model: Any, folder: str | Path, opset: int = DEFAULT_OPSET) -> l
     folder.mkdir(parents=True, exist_ok=True)
     # A copy: attention is traced in its plain form, whatever faster one the model runs.
     model = copy.deepcopy(model).float().cpu().eval()
-    model.set_attn_implementation("eager")
+    (model.vision_encoder if isinstance(model, SuperSamModel) else model).set_attn_implementation("eager")
     model.config.save_pretrained(folder)
     if isinstance(model, SuperSamModel):
         return _export_sam(model, folder, opset)
