@@ -53,8 +53,6 @@ def quantize_model(model: Any) -> Any:
     require_int8()
     if model.config.to_dict().get("quantization_config") is not None:
         raise ValueError("`model` holds int8 weights already.")
-    for name in ("torchao", "torch.utils._pytree"):  # GPU libraries that it cannot load, and what torch finds dated
-        logging.getLogger(name).setLevel(logging.ERROR)
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
