@@ -140,6 +140,16 @@ def test_int8_files_hold_int8_weights_and_are_close(sam_folder: Path, supernet: 
     assert weights[onnx.TensorProto.INT8] >= expected  # and the zero points
 
 
+def test_the_decoder_computes_its_masks_once(sam_folder: Path) -> None:
+    """Two layers of three attentions, and a last one: not again for the single mask beside the three."""
+    graph = onnx.load(sam_folder / "prompt_encoder_mask_decoder.onnx").graph
+    assert sum(node.op_type == "Softmax" for node in graph.node) == 7
+    # and with int8, no linear layer's weight is left in fp32
+    graph = onnx.load(sam_folder / "prompt_encoder_mask_decoder_int8.onnx").graph
+    constant = {tensor.name for tensor in graph.initializer}
+    assert not [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in constant]
+
+
 def cut_classifier(folder: Path) -> OfbViTForImageClassification:
     """A DeiT with two heads, whose second layer has lost MLP units, first in the weights themselves."""
     tiny_classifier("deit_two_heads").save_pretrained(folder)

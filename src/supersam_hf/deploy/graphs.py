@@ -32,7 +32,7 @@ class PromptDecoder(nn.Module):
     def __init__(self, model: SuperSamModel) -> None:
         super().__init__()
         self.prompt_encoder: Any = model.prompt_encoder
-        self.mask_decoder = model.mask_decoder
+        self.mask_decoder: Any = model.mask_decoder
         with torch.no_grad():
             # (1, channels, grid, grid)
             self.register_buffer("positions", model.get_image_wide_positional_embeddings())
@@ -44,12 +44,27 @@ class PromptDecoder(nn.Module):
         prompts, points) to mask logits (batch, prompts, 4, 4 * grid, 4 * grid) and predicted IoU (batch, prompts, 4):
         the single mask, then the three."""
         sparse = self.embed_points(input_points, input_labels)
-        dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(image_embeddings)
-        positions = self.positions.repeat(image_embeddings.shape[0], 1, 1, 1)
-        # Twice the same but for what is kept of it: ONNX Runtime computes the common part once.
-        single = self.mask_decoder(image_embeddings, positions, sparse, dense, multimask_output=False)
-        three = self.mask_decoder(image_embeddings, positions, sparse, dense, multimask_output=True)
-        return torch.cat([single[0], three[0]], 2), torch.cat([single[1], three[1]], 2)
+        prompts = sparse.shape[1]
+        dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        images = (image_embeddings + dense).repeat_interleave(prompts, 0)  # (batch * prompts, channels, grid, grid)
+        return self.decode(images, sparse)
+
+    def decode(self, images: torch.Tensor, sparse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The stock mask decoder, without its choice between the single mask and the three: all four at once."""
+        decoder, (batch, prompts) = self.mask_decoder, sparse.shape[:2]
+        tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([tokens.expand(batch, prompts, -1, -1), sparse], 2)
+        # (batch, prompts, tokens, channels), (batch, prompts, grid * grid, channels)
+        hidden, decoded = decoder.transformer(tokens, images, self.positions.expand_as(images), None)
+        decoded = decoded.transpose(2, 3).reshape(images.shape)
+        upscaled = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(decoded)))
+        upscaled = decoder.activation(decoder.upscale_conv2(upscaled))
+        mlps = decoder.output_hypernetworks_mlps
+        weights = torch.stack([mlp(hidden[:, :, 1 + i]) for i, mlp in enumerate(mlps)], 2)
+        channels, height, width = upscaled.shape[1:]
+        # (batch, prompts, 4, channels) @ (batch, prompts, channels, height * width)
+        masks = weights @ upscaled.reshape(batch, prompts, channels, height * width)
+        return masks.reshape(batch, prompts, -1, height, width), decoder.iou_prediction_head(hidden[:, :, 0])
 
     def embed_points(self, points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(batch, prompts, points, channels), as the stock prompt encoder embeds points and the corners of boxes."""
