@@ -10,7 +10,7 @@ from ..elastic.importance import rank_layers as rank
 from ..elastic.reorder import reorder as reorder_channels
 from ..evaluation import SubnetEvaluator, calibration_images
 from ..files import fingerprint, write_json
-from ..measure import measure_model
+from ..measure import latency_of
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
 from ..search import Objective, SearchResult, run_search
@@ -120,22 +120,15 @@ def search(run: Run) -> None:
     """
     model, args, measure = run.supernet(), run.recipe.search, run.recipe.measure
     space, shape = run.space(model), SamShape.from_config(model.config)
-
+    timing = {"batch_size": measure.batch_size, "warmup": measure.warmup, "repeats": measure.repeats}
     evaluator = SubnetEvaluator(model, run.holdout_loader(), space=space, cache_gb=run.recipe.cache_gb)
-
-    def latency(subnet: Subnet) -> float:
-        extracted = model.extract(subnet)
-        batch, warmup, repeats = measure.batch_size, measure.warmup, measure.repeats
-        measured = measure_model(extracted, batch_size=batch, warmup=warmup, repeats=repeats, memory=False)
-        return measured.latency.median_ms
-
     objective = Objective(
         space,
         args.budget,
         params=lambda subnet: count_parameters(shape, subnet),
         macs=lambda subnet: count_macs(shape, subnet),
         quality=evaluator.miou,
-        latency_ms=None if args.max_latency_ms is None else latency,
+        latency_ms=None if args.max_latency_ms is None else latency_of(model, **timing),
         goal=args.goal,
         qualities=evaluator.mious,
     )

@@ -102,7 +102,7 @@ class OfbViTEmbeddings(ViTEmbeddings):
             )
         patches = self.patch_embeddings(pixel_values)
         tokens = [self.cls_token] if self.distillation_token is None else [self.cls_token, self.distillation_token]
-        embeddings = torch.cat((*(token.expand(len(patches), -1, -1) for token in tokens), patches), dim=1)
+        embeddings = torch.cat((*(token.expand(patches.shape[0], -1, -1) for token in tokens), patches), dim=1)
         positions = self.position_embeddings
         if interpolate_pos_encoding:
             grid = (height // self.patch_size, width // self.patch_size)
