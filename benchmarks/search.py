@@ -19,6 +19,7 @@ all different: those of a search that mutates what is good share more.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -205,9 +206,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "together": lambda: shared("together", len(subnets)),
         "four at a time": lambda: shared("four at a time", 4),
     }
-    for name, run in runs.items():
-        runs[name] = lambda name=name, run=run: found.update({name: run()})
-    timed = compare_latency(runs, args.rounds, warmup=int(args.quick), device=args.device)
+    forwards = {name: partial(_write, found, name, run) for name, run in runs.items()}
+    timed = compare_latency(forwards, args.rounds, warmup=int(args.quick), device=args.device)
     rates = measured_rates(args.device, args.dtype)
     macs = macs_of(SamShape.from_config(model.config), subnets, loader, multimask)
     first = torch.tensor(found["extract, own forward"], dtype=torch.float64)
@@ -222,11 +222,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {"rows": rows, "settings": settings(args, loader, subnets)}
 
 
+def _write(found: dict[str, Any], name: str, run: Callable[[], Any]) -> None:
+    found[name] = run()
+
+
 def settings(args: argparse.Namespace, loader: DataLoader, subnets: list[Subnet]) -> dict[str, Any]:
     names = ("source", "prompt", "max_objects", "crop_eval", "batch_size", "cache_gb", "multimask", "rounds")
     values = {name: vars(args)[name] for name in names}
     objects = sum(int(batch["object_mask"].sum()) for batch in loader)
-    counts = {"candidates": len(subnets), "images": len(loader.dataset), "objects": objects}
+    counts = {"candidates": len(subnets), "images": sum(len(batch["masks"]) for batch in loader), "objects": objects}
     return {"model": args.model or "tiny, random", **values, **counts}
 
 
