@@ -183,7 +183,8 @@ class SuperSamVisionAttention(SamVisionAttention):
         grid = query.flatten(0, 1).unflatten(1, size)
         rel_h = torch.einsum("bhwc,hkc->bhwk", grid, rel_pos_h)
         rel_w = torch.einsum("bhwc,wkc->bhwk", grid, rel_pos_w)
-        return tuple(x.flatten(1, 2).unflatten(0, query.shape[:2]) for x in (rel_h, rel_w))
+        heads = (-1, self.num_attention_heads)  # no shape[0], which tracing would make a constant
+        return rel_h.flatten(1, 2).unflatten(0, heads), rel_w.flatten(1, 2).unflatten(0, heads)
 
     def _eager(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, size: tuple[int, int]
