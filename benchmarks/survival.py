@@ -93,8 +93,10 @@ class Bench:
         process.send_signal(number)
         code = process.wait(timeout=120)
         asides = len(list(folder.glob("*/*.tmp")))
-        well = code == (0 if number == signal.SIGTERM else -number) or not hit
-        return {"phase": phase, "hit": hit, "exit": code, "half_written": asides} | {
+        # While it is still being imported, a program ends by any signal, and there is nothing to lose.
+        begun = folder.exists()
+        well = code == (0 if number == signal.SIGTERM and begun else -number) or not hit
+        return {"phase": phase, "hit": hit, "begun": begun, "exit": code, "half_written": asides} | {
             "went_on": well and finish(job, folder) == 0
         }
 
@@ -173,6 +175,8 @@ def write_table(output: Path, records: list[dict[str, Any]]) -> str:
     for kind, name in KINDS.items():
         tried = [record for record in records if record["kind"] == kind and "survived" in record]
         survived = sum(record["survived"] for record in tried)
+        early = sum(not record.get("begun", True) for record in tried)
+        name += f" ({early} of them before the run had begun)" if early else ""
         lines.append(f"| {name} | {len(tried)} | {survived} | {len(tried) - survived} |")
     skipped = {record["skipped"] for record in records if "skipped" in record}
     lines += [f"\nLeft out: {reason}" for reason in sorted(skipped)]
