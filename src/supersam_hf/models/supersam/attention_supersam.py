@@ -43,7 +43,9 @@ def relative_attention(
     if dropout == 0 and _rides_inside(query):
         return _extended(query, key, value, rel_h, rel_w, scale)
     bias_bytes = query[..., 0].numel() * key.shape[-2] * query.element_size()
-    blocks = query.device.type == "cpu" and bias_bytes > FORWARD_BLOCK and not torch.compiler.is_compiling()
+    # Tensors of other types stand for ones without memory, are traced or spread: nothing is gained by blocks of them.
+    real = type(query) is torch.Tensor and not torch.compiler.is_compiling()
+    blocks = real and query.device.type == "cpu" and bias_bytes > FORWARD_BLOCK
     if dropout == 0 and blocks:
         # (batch, heads, ...) -> (batch * heads, ...)
         output = _BlockedAttention.apply(*(x.flatten(0, 1) for x in (query, key, value, rel_h, rel_w)), scale)
