@@ -1,7 +1,7 @@
 """Many subnets evaluated at once: equal to each alone, whatever is kept and shared."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -75,6 +75,15 @@ def batches_of_three(shapes_loader: Callable[..., DataLoader]) -> Callable[..., 
     return make
 
 
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    """Accelerate keeps the precision of a process: forgotten before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("any_precision")
 @pytest.mark.parametrize("prompt", ["box", "point"])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_subnets_at_once_are_each_extracted_subnet_alone(
@@ -82,7 +91,6 @@ def test_subnets_at_once_are_each_extracted_subnet_alone(
 ) -> None:
     """Bit for bit as `evaluate` of the extracted model; to the same pixels as the extracted model's own forward."""
     loader, subnets = batches_of_three(prompt=prompt), sampled(6)
-    AcceleratorState._reset_state(reset_partial_state=True)  # of another precision, by another test
     accelerator = Accelerator(cpu=True, mixed_precision="bf16") if bf16 else None
     evaluator = SubnetEvaluator(supernet, loader, space=SPACE, accelerator=accelerator)
     found = evaluator.results(subnets)
