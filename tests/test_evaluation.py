@@ -242,7 +242,7 @@ def test_without_objects_there_is_no_mean(
             return {**sample, "object_mask": torch.zeros_like(sample["object_mask"])}
 
     dataset.__class__ = Empty
-    with pytest.raises(ValueError, match="shows an object"):
+    with pytest.raises(ValueError, match="No evaluation image shows an object"):
         evaluate_subnets(supernet, loader, {"largest": None})
 
 
