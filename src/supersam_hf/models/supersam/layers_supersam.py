@@ -132,38 +132,54 @@ class SuperSamVisionAttention(SamVisionAttention):
         """(batch, height, width, channels) to the same, and eager attention weights (batch * windows * heads, tokens,
         tokens); `window` is in channels a head."""
         height, width = hidden_states.shape[1:3]
-        heads, head_dim = self.num_attention_heads, self.head_dim if window is None else window
+        head_dim = self.head_dim if window is None else window
         size = (self.window_size, self.window_size) if self.window_size else (height, width)
         # rows and columns that fill the last windows
-        below, beside = -height % size[0], -width % size[1]
-        eager = self.config._attn_implementation == "eager"
-        if eager:
-            hidden_states = F.pad(hidden_states, (0, 0, 0, beside, 0, below))
-        qkv = narrow_out(self.qkv, hidden_states, head_dim, self.head_dim, 3 * heads)
-        if not eager and (below or beside):
-            # what the projection makes of a token of zeros
-            empty = narrow_out(
-                self.qkv, hidden_states.new_zeros(1, 1, 1, hidden_states.shape[-1]), head_dim, self.head_dim, 3 * heads
-            )
-            qkv = pad_with(qkv, empty, below, beside)
-
-        query, key, value = self._split(qkv, size)
-        attend = self._eager if eager else self._sdpa
-        attn_output, attn_weights = attend(query, key, value, size)
-        attn_output = self._joined(attn_output, qkv.shape[1:3], size)
-        if not eager:
-            attn_output = attn_output[:, :height, :width]
-        attn_output = narrow_in(self.proj, attn_output, head_dim, self.head_dim, heads)
+        missing = (-height % size[0], -width % size[1])
+        run = self._as_stock if self.config._attn_implementation == "eager" else self._fused
+        attn_output, attn_weights = run(hidden_states, head_dim, size, missing)
         return attn_output[:, :height, :width], attn_weights
 
-    def _split(self, qkv: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    def _as_stock(
+        self, hidden_states: torch.Tensor, head_dim: int, size: tuple[int, int], missing: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """In stock SAM's order, padding and all, so that gradients are summed in its order too."""
+        heads = self.num_attention_heads
+        padded = F.pad(hidden_states, (0, 0, 0, missing[1], 0, missing[0]))
+        rows, columns = padded.shape[1] // size[0], padded.shape[2] // size[1]
+        # (batch, rows * size, columns * size, channels) -> (batch * rows * columns, size, size, channels)
+        windows = padded.unflatten(1, (rows, size[0])).unflatten(3, (columns, size[1])).transpose(2, 3).flatten(0, 2)
+        qkv = narrow_out(self.qkv, windows, head_dim, self.head_dim, 3 * heads)
+        attn_output, attn_weights = self._eager(*self._split(qkv, size), size)
+        attn_output = narrow_in(self.proj, self._joined(attn_output, size, size), head_dim, self.head_dim, heads)
+        # and back
+        attn_output = attn_output.unflatten(0, (-1, rows, columns)).transpose(2, 3)
+        return attn_output.flatten(3, 4).flatten(1, 2), attn_weights
+
+    def _fused(
+        self, hidden_states: torch.Tensor, head_dim: int, size: tuple[int, int], missing: tuple[int, int]
+    ) -> tuple[torch.Tensor, None]:
+        """Projects the tokens that are there alone."""
+        height, width, channels = hidden_states.shape[1:]
+        heads = self.num_attention_heads
+        qkv = narrow_out(self.qkv, hidden_states, head_dim, self.head_dim, 3 * heads)
+        if any(missing):
+            # what the projection makes of a token of zeros
+            empty = hidden_states.new_zeros(1, 1, 1, channels)
+            qkv = pad_with(qkv, narrow_out(self.qkv, empty, head_dim, self.head_dim, 3 * heads), *missing)
+        attn_output, _ = self._sdpa(*self._split(qkv, size), size)
+        attn_output = self._joined(attn_output, qkv.shape[1:3], size)[:, :height, :width]
+        return narrow_in(self.proj, attn_output, head_dim, self.head_dim, heads), None
+
+    def _split(self, qkv: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Windows of `size` tokens and heads: (batch, height, width, 3 * heads * channel) to query, key and value of
         (batch * windows, heads, tokens, channel)."""
         heads = self.num_attention_heads
         # -> (batch, rows, size, columns, size, 3, heads, channel)
         qkv = qkv.unflatten(1, (-1, size[0])).unflatten(3, (-1, size[1])).unflatten(-1, (3, heads, -1))
         # -> (3, batch, rows, columns, heads, size, size, channel) -> (3, batch * windows, heads, tokens, channel)
-        return qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4).unbind(0)
+        query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(1, 3).flatten(3, 4).unbind(0)
+        return query, key, value
 
     def _joined(self, attn_output: torch.Tensor, grid: Sequence[int], size: tuple[int, int]) -> torch.Tensor:
         """The other way: (batch * windows, heads, tokens, channel) to (batch, height, width, heads * channel)."""
