@@ -29,9 +29,10 @@ from supersam_hf_cli import main
 ROOT = Path(__file__).parents[1]
 # What a fresh process that takes real steps adds to what it held before; freed memory goes back to the system at once.
 REAL_STEPS = """
-import resource, sys
+import sys
 import psutil, torch
 from supersam_hf.experiments.runs import read_recipe
+from supersam_hf.measure.memory import peak_rss
 from supersam_hf.pipeline.estimate import example_batch, loss_of, model_config, new_model
 
 recipe = read_recipe(sys.argv[1], dict(word.split("=") for word in sys.argv[2:]))
@@ -52,7 +53,7 @@ if recipe.train.gradient_checkpointing:
     model.gradient_checkpointing_enable()
 batch = example_batch(config, recipe, recipe.data.batch_size, recipe.data.max_objects, cpu)
 steps(model, loss_of(model, batch, recipe, cpu), 3)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(peak_rss() - before)
 """
 
 
