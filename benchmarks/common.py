@@ -7,6 +7,7 @@ A benchmark has `arguments(parser)`, which adds its own options, and `measure(ar
 import argparse
 import inspect
 import platform
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.profiler import ProfilerActivity, profile
 
 import supersam_hf
 from supersam_hf.files import write_json
@@ -22,6 +24,8 @@ from supersam_hf.measure import hardware, measure_latency
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Of a random SAM's vision config. SAM's own default, 1e-10, gives denormal numbers, which CPUs multiply very slowly.
+NORMAL_WEIGHTS = {"initializer_range": 0.02}
 # Several times the last-level cache of a large server, so that nothing of a buffer is still there the next time.
 COPY_BYTES = 256 * 2**20
 # Sides of square matrices, from those that fit into a cache; no more once a product takes LONG_MS.
@@ -74,6 +78,27 @@ def _matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
 def floor_ms(macs: int, bytes: int, rates: Rates) -> float:
     """Milliseconds below which work cannot go that multiplies `macs` times and reads and writes `bytes` of memory."""
     return 1e3 * max(macs / rates.macs, bytes / rates.bytes)
+
+
+def operations(run: Callable[[], Any], repeats: int = 5) -> dict[str, float]:
+    """Own milliseconds of each operation in a call, on the GPU where there is one: medians over the repeats."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    run()
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        with profile(activities=activities) as record:
+            run()
+        for event in record.key_averages():
+            own = max(event.self_cpu_time_total, event.self_device_time_total)  # microseconds
+            found.setdefault(event.key, []).append(own / 1e3)
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def most_of(times: Mapping[str, float], count: int = 10) -> dict[str, float]:
+    """The operations that take most, and the rest together."""
+    first = sorted(times, key=lambda name: times[name], reverse=True)[:count]
+    rest = sum(times.values()) - sum(times[name] for name in first)
+    return {**{name: round(times[name], 1) for name in first}, "the rest": round(rest, 1)}
 
 
 def main(

@@ -4,18 +4,19 @@
 
 `--model` is a folder or id of a SAM, or `sam-vit-base`: a ViT-B with random weights. Ratios are time of stock over
 time of ours, in interleaved rounds of one process: above 1 is faster than stock. No gradient checkpointing.
-`--compile` adds both under torch.compile.
+`--compile` adds both under torch.compile, ours layer by layer. `own_ms` in the JSON are profiles of one run each.
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import DTYPES, floor_ms, main, measured_rates
+from common import DTYPES, NORMAL_WEIGHTS, floor_ms, main, measured_rates, most_of, operations
 from transformers import SamConfig, SamModel
 
-from supersam_hf import SuperSamConfig, SuperSamModel, count_macs
+from supersam_hf import SuperSamConfig, SuperSamModel, compile_layers, count_macs
 from supersam_hf.measure import compare_latency
 
 
@@ -35,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def encoders(args: argparse.Namespace) -> tuple[Any, Any]:
     """Image encoders of stock and of ours, with the same weights."""
     if args.model == RANDOM:
-        vision = {"image_size": args.image_size, **(TINY if args.quick else {})}
+        vision = {"image_size": args.image_size, **NORMAL_WEIGHTS, **(TINY if args.quick else {})}
         prompts = {"image_size": args.image_size, "image_embedding_size": args.image_size // 16}
         config = SamConfig(vision_config=vision, prompt_encoder_config=prompts)
         stock = SamModel._from_config(config, attn_implementation="sdpa")
@@ -72,13 +73,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     difference = (forward_of(stock, images)() - forward_of(ours, images)()).abs().max().item()
     variants = {"stock": stock, "ours": ours}
     if args.compile:
-        variants |= {"stock, compiled": torch.compile(stock), "ours, compiled": torch.compile(ours)}
+        compiled = copy.deepcopy(ours)
+        compile_layers(compiled)
+        variants |= {"stock, compiled": torch.compile(stock), "ours, compiled": compiled}
     macs = args.batch_size * count_macs(SuperSamConfig(vision_config=stock.config.to_dict()))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    profiles: dict[str, dict[str, float]] = {}
     for what, make, factor in (("forward", forward_of, 1), ("forward + backward", backward_of, 3)):
-        times = compare_latency(
-            {name: make(encoder, images) for name, encoder in variants.items()}, args.rounds, device=args.device
-        )
+        runs = {name: make(encoder, images) for name, encoder in variants.items()}
+        times = compare_latency(runs, args.rounds, device=args.device)
+        profiles |= {f"{what}, {name}": most_of(operations(runs[name], 1)) for name in ("stock", "ours")}
         floor = floor_ms(factor * macs, 0, measured_rates(args.device, args.dtype))
         for name, compared in times.items():
             rows.append(
@@ -94,7 +98,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 }
             )
     settings = {"model": args.model, "image_size": size, "batch_size": args.batch_size, "rounds": args.rounds}
-    return {"rows": rows, "settings": settings, "max_difference": difference, "macs": macs}
+    return {"rows": rows, "settings": settings, "max_difference": difference, "macs": macs, "own_ms": profiles}
 
 
 if __name__ == "__main__":

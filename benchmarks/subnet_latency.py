@@ -14,21 +14,19 @@ The whole model runs: one image, one box prompt. Rows of one section are timed i
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import Rates, floor_ms, main, measured_rates
-from torch.profiler import ProfilerActivity, profile
+from common import NORMAL_WEIGHTS, Rates, floor_ms, main, measured_rates, operations
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, count_macs, count_parameters
 from supersam_hf.measure import compare_latency, example_inputs
 
 
-ALLOWED, PROFILES = 1.1, 5
+ALLOWED = 1.1
 TINY = {
     **{"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "mlp_dim": 192, "image_size": 64},
     **{"window_size": 3, "global_attn_indexes": [1, 4], "output_channels": 32, "num_pos_feats": 16},
@@ -68,7 +66,7 @@ def load(args: argparse.Namespace) -> Any:
     if args.model is not None:
         return SuperSamModel.from_pretrained(args.model, image_size=args.image_size)
     torch.manual_seed(0)
-    config = SuperSamConfig(**TINY_CONFIG) if args.quick else SuperSamConfig()
+    config = SuperSamConfig(**(TINY_CONFIG if args.quick else {"vision_config": NORMAL_WEIGHTS}))
     if args.quick:
         config.elastic_space = ElasticSpace.for_config(config, prunable_layers=(2, 3)).to_dict()
     model = SuperSamModel(config)
@@ -128,20 +126,6 @@ def held_by(whole: Callable[[], Any], part: Callable[[], Any], share: float, top
     beyond = {name: after[name] - share * before.get(name, 0.0) for name in after}
     worst = sorted(beyond, key=lambda name: beyond[name], reverse=True)[:top]
     return {name: round(beyond[name], 3) for name in worst}
-
-
-def operations(forward: Callable[[], Any]) -> dict[str, float]:
-    """Own milliseconds of each operation in a call, on the GPU where there is one: medians over a few."""
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    forward()
-    found: dict[str, list[float]] = {}
-    for _ in range(PROFILES):
-        with profile(activities=activities) as record:
-            forward()
-        for event in record.key_averages():
-            own = max(event.self_cpu_time_total, event.self_device_time_total)  # microseconds
-            found.setdefault(event.key, []).append(own / 1e3)
-    return {name: statistics.median(times) for name, times in found.items()}
 
 
 def inside_supernet(model: Any, subnets: dict[str, Subnet], rounds: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from common import NORMAL_WEIGHTS
 from transformers import SamModel
 
 from supersam_hf import Subnet, SuperSamConfig, SuperSamModel, SuperSamProcessor
@@ -31,7 +32,7 @@ def new_model(name: str, image_size: int | None) -> SuperSamModel:
     """The checkpoint, or a model of random weights."""
     if name not in ("sam-vit-base", "tiny"):
         return SuperSamModel.from_pretrained(name, image_size=image_size)
-    vision = {**(TINY if name == "tiny" else {}), "initializer_range": 0.02, "scale": 1.0}
+    vision = {**(TINY if name == "tiny" else {}), **NORMAL_WEIGHTS, "scale": 1.0}
     if image_size is not None:
         vision["image_size"] = image_size
     prompt = {"image_size": vision.get("image_size", 1024)}

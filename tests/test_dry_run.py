@@ -20,7 +20,14 @@ from supersam_hf.measure.training_memory import training_memory
 from supersam_hf.models.supersam import ElasticSpace
 from supersam_hf.pipeline.context import Run
 from supersam_hf.pipeline.dry_run import make_plan, plan_lines
-from supersam_hf.pipeline.estimate import PieceTimes, SamTimes, model_config, sandwich_memory
+from supersam_hf.pipeline.estimate import (
+    PieceTimes,
+    SamTimes,
+    _few_layers,
+    model_config,
+    new_model,
+    sandwich_memory,
+)
 from supersam_hf.pipeline.plan_lines import planned
 from supersam_hf.pipeline.split_sizes import asked_for, prompted_images
 from supersam_hf_cli import main
@@ -205,6 +212,15 @@ def test_time_goes_with_the_macs_of_the_layers(vit_b: Path) -> None:
     assert times.sandwich_step(recipe, space) == pytest.approx(images - 2 * 3 * layer_macs(shape, shape.layers[0]) + 5)
     again = SamTimes(shape, layers, PieceTimes(7.0, 21.0), optimizer=5.0, recompute=True)
     assert again.training() == pytest.approx(times.training() + times.forward() - 7)
+
+
+def test_what_is_timed_has_ordinary_weights(vit_b: Path) -> None:
+    """SAM's own initialisation, 1e-10, gives denormal products, which double the time of a layer's backward."""
+    recipe = read_recipe(None, {"model.name": str(vit_b)})
+    config = model_config(recipe)
+    assert config.vision_config.initializer_range == 1e-10
+    model = new_model(_few_layers(config, SamShape.from_config(config)), recipe)
+    assert model.vision_encoder.layers[0].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.01)
 
 
 @pytest.mark.shared

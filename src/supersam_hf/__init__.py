@@ -57,6 +57,7 @@ _LAZY = {
     "SandwichArguments": "training.sandwich",
     "SearchArguments": "search",
     "SearchSpace": "bimask.space",
+    "compile_layers": "models.supersam.compiling",
     "count_macs": "elastic.cost",
     "count_parameters": "elastic.cost",
     "elastic_lora_config": "elastic.lora",

@@ -183,6 +183,8 @@ def _few_layers(config: SuperSamConfig, shape: SamShape) -> SuperSamConfig:
     vision = values["vision_config"]
     vision["global_attn_indexes"] = [n for n, i in enumerate(indices.values()) if i in vision["global_attn_indexes"]]
     vision["num_hidden_layers"] = len(indices)
+    # SAM's own, 1e-10, makes gradients denormal numbers, which CPUs multiply several times as slowly
+    vision["initializer_range"] = 0.02
     for key in ("elastic_space", "subnet"):
         values.pop(key, None)
     return SuperSamConfig.from_dict(values)

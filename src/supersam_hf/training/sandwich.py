@@ -13,6 +13,7 @@ from ..elastic.reorder import reorder
 from ..evaluation import PROMPTS
 from ..measure.cost import CostMeter
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
+from ..models.supersam.compiling import compile_layers
 from .arguments import EngineArguments
 from .context import data_context
 from .engine import Engine
@@ -31,6 +32,8 @@ class SandwichArguments(EngineArguments):
     """Sampled subnets a batch, beside the largest and the smallest."""
     reorder_every: int = 0
     """Reorder the elastic dimensions by Wanda every this many steps, moments too; 0: only before training."""
+    torch_compile: bool = False
+    """torch.compile the encoder's layers, a few graphs for all widths: minutes at the start, faster steps on GPUs."""
     loss: LossArguments = field(default_factory=LossArguments)
     """Loss terms."""
     milestone: Milestone | None = None
@@ -187,6 +190,8 @@ def train_sandwich(
         raise ValueError("`milestone` needs `evaluate`, which tells the mIoU.")
     meter = meter or CostMeter(None)
     freeze_prompt_encoder(model)
+    if args.torch_compile:
+        compile_layers(model)
     context = {"space": space.to_dict(), "data": data_context(loader)}
     # A milestone that ends nothing does not make it another training.
     deciding = args if args.milestone is None or args.milestone.stop else replace(args, milestone=None)

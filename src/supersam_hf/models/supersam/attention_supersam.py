@@ -17,6 +17,8 @@ import torch.nn.functional as F
 FORWARD_BLOCK, BACKWARD_BLOCK = 16 << 20, 4 << 20
 # Fused kernels of GPUs want head widths that are multiples of this.
 ALIGNMENT = 8
+# Asked once: no compiler sees through the question.
+AMX = torch.cpu._is_amx_tile_supported()
 
 
 def relative_attention(
@@ -57,7 +59,7 @@ def relative_attention(
 def _rides_inside(query: torch.Tensor) -> bool:
     """Whether three times the multiplications cost less than moving the bias."""
     if query.device.type == "cpu":
-        return query.dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
+        return query.dtype == torch.bfloat16 and AMX
     return query.device.type == "cuda"
 
 
