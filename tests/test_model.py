@@ -396,25 +396,6 @@ def test_subnets_of_a_real_checkpoint_extract_bit_for_bit(shared: Path) -> None:
         assert difference(extracted, model.get_image_embeddings(images, subnet=subnet)) == 0
 
 
-@pytest.mark.slow
-def test_compiling_each_layer_serves_all_subnets_with_few_graphs(supernet: SuperSamModel, inputs: dict) -> None:
-    import torch._dynamo.utils as dynamo
-
-    torch._dynamo.reset()
-    space = ElasticSpace.for_config(supernet.config, prunable_layers=(1, 2, 3))
-    generator = torch.Generator().manual_seed(0)
-    subnets = [space.sample(generator) for _ in range(30)]
-    with torch.no_grad():
-        expected = [supernet.get_image_embeddings(inputs["pixel_values"], subnet=s) for s in subnets]
-        for layer in supernet.vision_encoder.layers:
-            layer.compile()
-        before = dynamo.counters["stats"]["unique_graphs"]
-        for subnet, embedding in zip(subnets, expected):
-            actual = supernet.get_image_embeddings(inputs["pixel_values"], subnet=subnet)
-            assert torch.allclose(actual, embedding, atol=1e-4)
-    assert dynamo.counters["stats"]["unique_graphs"] - before <= 8
-
-
 def test_the_processors_whole_output_goes_into_the_model(stock: SamModel, supernet: SuperSamModel) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8))
     processor = SuperSamProcessor.for_config(supernet.config)

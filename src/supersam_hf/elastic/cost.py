@@ -1,22 +1,24 @@
 """Parameters and multiply-accumulates in closed form: no model is built.
 
-Of a SAM and its subnets; configs of ViT and DeiT classifiers are passed on to `vit_cost`.
+Of a SAM and its subnets; configs of classifiers are passed on to `vit_cost` and `swin_cost`.
 """
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from transformers import DeiTConfig, SamConfig, ViTConfig
+from transformers import DeiTConfig, SamConfig, SwinConfig, ViTConfig
 
 from ..models.supersam.configuration_supersam import SuperSamVisionConfig
 from ..models.supersam.elastic_supersam import Subnet
-from . import vit_cost
+from . import swin_cost, vit_cost
+from .swin_cost import SwinShape
 from .vit_cost import ViTShape
 
 
 # A box is its two corners; a lone point gets a padding point beside it.
 TOKENS_PER_PROMPT = 2
-VIT = (ViTConfig, DeiTConfig, ViTShape)  # OfbViTConfig is a ViTConfig
+# OfbViTConfig is a ViTConfig, OfbSwinConfig a SwinConfig
+Classifier = ViTConfig | DeiTConfig | ViTShape | SwinConfig | SwinShape
 # transformers' decoder layers do not read `attention_downsample_rate`; only the final attention does.
 LAYER_DOWNSAMPLE_RATE = 2
 
@@ -118,7 +120,7 @@ class SamShape:
 
 
 def count_parameters(
-    config: SamConfig | SamShape | ViTConfig | DeiTConfig | ViTShape,
+    config: SamConfig | SamShape | Classifier,
     subnet: Subnet | None = None,
     weights_only: bool = False,
 ) -> int:
@@ -127,17 +129,20 @@ def count_parameters(
     The positional embedding that the image and prompt encoders share is counted once.
 
     Args:
-        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or a `ViTConfig`, `DeiTConfig`,
-            [`OfbViTConfig`] or [`ViTShape`] of an image classifier.
+        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or the config of an image
+            classifier (ViT, DeiT, Swin, and OFB's), a [`ViTShape`] or a [`SwinShape`].
         subnet ([`Subnet`], *optional*): Counts this subnet as if it were extracted; the whole model if left out.
         weights_only (`bool`): Counts only tensors named `.weight`, as the numbers in the SuperSAM paper (section IV)
             do: no biases, no absolute, relative or shared positional embeddings.
 
     Raises:
-        ValueError: If `config` is neither that of a whole SAM nor of a ViT, or the subnet does not fit it.
+        ValueError: If `config` is neither that of a whole SAM nor of a classifier, or the subnet does not fit it.
     """
-    if isinstance(config, VIT):
-        return vit_cost.count_parameters(_vit_shape(config, subnet), weights_only)
+    if isinstance(config, Classifier):
+        classifier = _classifier_shape(config, subnet)
+        if isinstance(classifier, SwinShape):
+            return swin_cost.count_parameters(classifier, weights_only)
+        return vit_cost.count_parameters(classifier, weights_only)
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
     # 1 where tensors not named `.weight` count, 0 where they do not
     rest = 0 if weights_only else 1
@@ -147,7 +152,7 @@ def count_parameters(
 
 
 def count_macs(
-    config: SamConfig | SamShape | ViTConfig | DeiTConfig | ViTShape,
+    config: SamConfig | SamShape | Classifier,
     subnet: Subnet | None = None,
     num_prompts: int = 0,
 ) -> int:
@@ -157,20 +162,21 @@ def count_macs(
     `torch.utils.flop_counter.FlopCounterMode` counts on eager attention.
 
     Args:
-        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or a `ViTConfig`, `DeiTConfig`,
-            [`OfbViTConfig`] or [`ViTShape`] of an image classifier.
+        config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or the config of an image
+            classifier (ViT, DeiT, Swin, and OFB's), a [`ViTShape`] or a [`SwinShape`].
         subnet ([`Subnet`], *optional*): Counts this subnet; the whole model if left out.
         num_prompts (`int`): 0 counts the image encoder alone, k > 0 the whole model for k prompts of one box or one
             point each. One mask a prompt or three cost the same.
 
     Raises:
-        ValueError: If `config` is neither that of a whole SAM nor of a ViT, the subnet does not fit it or
-            `num_prompts` is negative, or not 0 for a ViT.
+        ValueError: If `config` is neither that of a whole SAM nor of a classifier, the subnet does not fit it or
+            `num_prompts` is negative, or not 0 for a classifier.
     """
-    if isinstance(config, VIT):
+    if isinstance(config, Classifier):
         if num_prompts != 0:
             raise ValueError(f"`num_prompts` must be 0 for an image classifier, got {num_prompts}.")
-        return vit_cost.count_macs(_vit_shape(config, subnet))
+        classifier = _classifier_shape(config, subnet)
+        return (swin_cost if isinstance(classifier, SwinShape) else vit_cost).count_macs(classifier)
     if num_prompts < 0:
         raise ValueError(f"`num_prompts` must be 0 (image encoder alone) or more, got {num_prompts}.")
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
@@ -180,10 +186,12 @@ def count_macs(
     return encoder + _prompt_encoder_macs(shape, num_prompts) + num_prompts * _decoder_macs(shape)
 
 
-def _vit_shape(config: ViTConfig | DeiTConfig | ViTShape, subnet: Subnet | None) -> ViTShape:
+def _classifier_shape(config: Classifier, subnet: Subnet | None) -> ViTShape | SwinShape:
     if subnet is not None:
-        raise ValueError("A ViT has no `subnet`s: its config says what it is; give `subnet=None`.")
-    return config if isinstance(config, ViTShape) else ViTShape.from_config(config)
+        raise ValueError("A classifier has no `subnet`s: its config says what it is; give `subnet=None`.")
+    if isinstance(config, (ViTShape, SwinShape)):
+        return config
+    return SwinShape.from_config(config) if isinstance(config, SwinConfig) else ViTShape.from_config(config)
 
 
 def _layer_shapes(vision: Any) -> tuple[LayerShape, ...]:
