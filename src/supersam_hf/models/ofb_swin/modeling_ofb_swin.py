@@ -153,10 +153,10 @@ class OfbSwinPreTrainedModel(SwinPreTrainedModel):
         _check_loaded(model, info, pretrained_model_name_or_path)
         return (model, info) if with_info else model
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Saves under the names that the modules have here: as in transformers, but the names of the original
         checkpoint are not restored (`save_original_format=True` would), which another model could not load."""
-        super().save_pretrained(save_directory, **{"save_original_format": False, **kwargs})
+        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
 
 
 class OfbSwinEncoder(OfbSwinPreTrainedModel, SwinEncoder):
