@@ -191,7 +191,7 @@ def train_sandwich(
     meter = meter or CostMeter(None)
     freeze_prompt_encoder(model)
     if args.torch_compile:
-        compile_layers(model)
+        compile_layers(model.vision_encoder)
     context = {"space": space.to_dict(), "data": data_context(loader)}
     # A milestone that ends nothing does not make it another training.
     deciding = args if args.milestone is None or args.milestone.stop else replace(args, milestone=None)

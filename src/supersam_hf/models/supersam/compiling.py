@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import torch._dynamo
-
 
 # A graph each of windowed and global layers, whole and narrowed MLP, whole and narrowed heads, the first two of them
 # twice (widths become symbols when a second one is seen), in training and without gradients: 20.
 MAX_GRAPHS = 32
 
 
-def compile_layers(model: Any, **options: Any) -> None:
-    """Compiles every layer of the image encoder, in place (regional compilation).
+def compile_layers(encoder: Any, **options: Any) -> None:
+    """Compiles every layer of an image encoder, in place (regional compilation).
 
     Layers of a kind share their graphs, and the widths of subnets become symbols in them: at most 10 graphs in
     training, as many for evaluation. The whole encoder under `torch.compile` takes a graph a subnet, gives up after
@@ -21,11 +19,12 @@ def compile_layers(model: Any, **options: Any) -> None:
     For supernets, run with `subnet=`. A subnet that is extracted has fixed widths: `torch.compile(model)` whole.
 
     Args:
-        model (`SuperSamModel`): Or the `vision_encoder` alone.
+        encoder (`SuperSamVisionEncoder`): `model.vision_encoder`.
         options (*optional*): Of `torch.compile`, such as `mode` or `backend`.
     """
+    import torch._dynamo  # takes a second
+
     torch._dynamo.config.recompile_limit = max(MAX_GRAPHS, torch._dynamo.config.recompile_limit)
-    encoder = getattr(model, "vision_encoder", model)
     for layer in encoder.layers:
         layer.compile(fullgraph=True, **options)
 
