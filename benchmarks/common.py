@@ -19,6 +19,7 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 
 import supersam_hf
+from supersam_hf import SuperSamConfig, SuperSamModel
 from supersam_hf.files import write_json
 from supersam_hf.measure import hardware, measure_latency
 
@@ -31,6 +32,14 @@ COPY_BYTES = 256 * 2**20
 # Sides of square matrices, from those that fit into a cache; no more once a product takes LONG_MS.
 MATMUL_SIDES = (512, 1024, 2048, 4096, 8192)
 LONG_MS = 50
+
+
+def sam_tiny(layers: int = 12, image_size: int = 256) -> SuperSamModel:
+    """A SAM of 10 million random weights: 192 channels, MLPs of 768."""
+    vision = {"hidden_size": 192, "num_hidden_layers": layers, "num_attention_heads": 3, "mlp_dim": 768}
+    vision |= {"image_size": image_size, "window_size": 8, "scale": 1.0, **NORMAL_WEIGHTS}
+    vision["global_attn_indexes"] = list(range(2, layers, 3)) or [layers - 1]
+    return SuperSamModel(SuperSamConfig(vision_config=vision, prompt_encoder_config={"image_size": image_size}))
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import main
+from common import main, sam_tiny
 from torch.utils.data import DataLoader
 
-from supersam_hf import ElasticSpace, SuperSamConfig, SuperSamModel, SuperSamProcessor
+from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, PromptStream, build_loader, load_source, open_source, shapes
 from supersam_hf.training.losses import dice_loss
 
@@ -125,11 +125,8 @@ def sam_and_processor(args: argparse.Namespace) -> tuple[SuperSamModel, Any]:
     if args.model is not None:
         processor = SuperSamProcessor.from_pretrained(args.model).image_processor
         return SuperSamModel.from_pretrained(args.model), processor
-    size, layers = (64, 2) if args.quick else (256, 12)
-    vision = {"image_size": size, "hidden_size": 192, "num_hidden_layers": layers, "num_attention_heads": 3}
-    vision |= {"mlp_dim": 768, "global_attn_indexes": [layers - 1], "initializer_range": 0.02, "scale": 1.0}
-    config = SuperSamConfig(vision_config=vision, prompt_encoder_config={"image_size": size})
-    return SuperSamModel(config), SuperSamProcessor.for_config(config).image_processor
+    model = sam_tiny(2, 64) if args.quick else sam_tiny()
+    return model, SuperSamProcessor.for_config(model.config).image_processor
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,22 +24,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from common import floor_ms, main, measured_rates
+from common import floor_ms, main, measured_rates, sam_tiny
 from torch.utils.data import DataLoader
-from transformers import SamConfig
 
-from supersam_hf import ElasticSpace, SuperSamConfig, SuperSamModel, SuperSamProcessor
+from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, load_source
 from supersam_hf.elastic.cost import SamShape, count_macs, layer_macs
 from supersam_hf.evaluation import EvaluationResult, SubnetEvaluator, Targets, evaluate
 from supersam_hf.evaluation.result import evaluating
 from supersam_hf.measure import compare_latency
 from supersam_hf.models.supersam import Subnet
-
-
-TINY = {"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "mlp_dim": 192, "image_size": 64}
-TINY |= {"window_size": 3, "global_attn_indexes": [1, 4], "output_channels": 32, "num_pos_feats": 16, "scale": 1.0}
-SMALL = {"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32}
 
 
 class Loaded(torch.utils.data.Dataset):
@@ -93,7 +87,7 @@ class OwnForward:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="Hub id or folder of a SAM or supernet; a tiny random one if not given")
+    parser.add_argument("--model", help="Hub id or folder of a SAM or supernet (default: random, of 10 M)")
     parser.add_argument("--source", default="shapes", help='data; "shapes" are generated')
     parser.add_argument("--format", default="auto", help="layout of the source")
     parser.add_argument("--eval_split", default="validation", help="split to evaluate on")
@@ -108,14 +102,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=2, help="interleaved rounds")
 
 
-def new_model() -> SuperSamModel:
-    """A tiny one with random weights."""
+def load(args: argparse.Namespace) -> SuperSamModel:
+    if args.model is not None:
+        return SuperSamModel.from_pretrained(args.model)
     torch.manual_seed(0)
-    prompt = {"image_size": 64, "hidden_size": 32}
-    config = SamConfig(
-        vision_config={**TINY, "initializer_range": 0.02}, prompt_encoder_config=prompt, mask_decoder_config=SMALL
-    )
-    return SuperSamModel(SuperSamConfig.from_dict(config.to_dict()))
+    return sam_tiny(6, 64) if args.quick else sam_tiny()
 
 
 def loader_of(args: argparse.Namespace, model: SuperSamModel) -> DataLoader:
@@ -180,7 +171,7 @@ def as_list(result: EvaluationResult) -> list[float]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick:
         args.candidates, args.images, args.rounds = min(args.candidates, 6), min(args.images, 8), 1
-    model = new_model() if args.model is None else SuperSamModel.from_pretrained(args.model)
+    model = load(args)
     model = model.to(args.device).eval()
     loader, space = loader_of(args, model), ElasticSpace.for_config(model.config)
     subnets, multimask = distinct(space, args.candidates), args.multimask
@@ -231,7 +222,7 @@ def settings(args: argparse.Namespace, loader: DataLoader, subnets: list[Subnet]
     values = {name: vars(args)[name] for name in names}
     objects = sum(int(batch["object_mask"].sum()) for batch in loader)
     counts = {"candidates": len(subnets), "images": sum(len(batch["masks"]) for batch in loader), "objects": objects}
-    return {"model": args.model or "tiny, random", **values, **counts}
+    return {"model": args.model or "random", **values, **counts}
 
 
 if __name__ == "__main__":
