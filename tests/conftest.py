@@ -89,6 +89,13 @@ def stock() -> SamModel:
     return randomised(SamModel(tiny_config()))
 
 
+def forget_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test loaded from repositories: Python would look for other code in that test's folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.fixture(scope="session")
 def stock_folder(stock: SamModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stock_sam")

@@ -1,6 +1,5 @@
 """Points the libraries of this process at a Hub on loopback."""
 
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 import datasets
 import evaluate
 import pytest
+from conftest import forget_remote_code
 from hub_server import HubServer
 from huggingface_hub import HfFileSystem, close_session, constants, file_download, hf_api
 from huggingface_hub.utils import _http
@@ -41,8 +41,6 @@ def point_at(server: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     impatient = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     for place in (_http, file_download):
         monkeypatch.setattr(place, "time", impatient)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_remote_code(monkeypatch)
     HfFileSystem.clear_instance_cache()
     close_session()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import randomised
+from conftest import forget_remote_code, randomised
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, SamModel, dynamic_module_utils
@@ -264,7 +264,7 @@ def test_a_model_of_remote_code_is_exported_with_it(
     uneven: SuperSamModel, inputs: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    forget_remote_code(monkeypatch)
     folder = export(uneven, tmp_path / "out")
     remote = get_class_from_dynamic_module("modeling_supersam.SuperSamModel", str(folder))
     assert remote is not SuperSamModel
