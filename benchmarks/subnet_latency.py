@@ -32,7 +32,7 @@ TINY = {
     **{"window_size": 3, "global_attn_indexes": [1, 4], "output_channels": 32, "num_pos_feats": 16},
 }
 TINY_CONFIG: dict[str, Any] = {
-    "vision_config": TINY,
+    "vision_config": {**TINY, **NORMAL_WEIGHTS},
     "prompt_encoder_config": {"image_size": 64, "hidden_size": 32},
     "mask_decoder_config": {"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32},
 }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamModel, compile_layers
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
@@ -72,8 +73,23 @@ def test_the_whole_encoder_turns_eager_in_silence(
 
 
 @pytest.mark.slow
+def test_compiling_each_layer_serves_all_subnets_with_few_graphs(supernet: SuperSamModel, inputs: dict) -> None:
+    """With PyTorch's own compiler, which needs a C++ compiler, as the next test."""
+    space = ElasticSpace.for_config(supernet.config, prunable_layers=(1, 2, 3))
+    generator = torch.Generator().manual_seed(0)
+    subnets = [space.sample(generator) for _ in range(30)]
+    with torch.no_grad():
+        expected = [supernet.get_image_embeddings(inputs["pixel_values"], subnet=s) for s in subnets]
+        compile_layers(supernet.vision_encoder)
+        before = counters["stats"]["unique_graphs"]
+        for subnet, embedding in zip(subnets, expected):
+            actual = supernet.get_image_embeddings(inputs["pixel_values"], subnet=subnet)
+            assert torch.allclose(actual, embedding, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] - before <= 8
+
+
+@pytest.mark.slow
 def test_training_with_compiled_layers_learns_the_same(stock_folder: Path, tmp_path: Path) -> None:
-    """With PyTorch's own compiler, which needs a C++ compiler."""
     trained = []
     for torch_compile in (False, True):
         model = SuperSamModel.from_pretrained(stock_folder)

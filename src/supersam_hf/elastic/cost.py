@@ -140,9 +140,9 @@ def count_parameters(
     """
     if isinstance(config, Classifier):
         classifier = _classifier_shape(config, subnet)
-        if isinstance(classifier, SwinShape):
-            return swin_cost.count_parameters(classifier, weights_only)
-        return vit_cost.count_parameters(classifier, weights_only)
+        return (swin_cost if isinstance(classifier, SwinShape) else vit_cost).count_parameters(
+            classifier, weights_only
+        )
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
     # 1 where tensors not named `.weight` count, 0 where they do not
     rest = 0 if weights_only else 1

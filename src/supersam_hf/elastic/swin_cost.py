@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import SwinConfig
 
-from ..models.ofb_swin.configuration_ofb_swin import OfbSwinConfig, square_side
+from ..models.ofb_swin.configuration_ofb_swin import OfbSwinConfig
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class SwinShape:
             config = OfbSwinConfig(**{**config.to_dict(), "model_type": OfbSwinConfig.model_type})
         lists: Any = config
         return cls(
-            image_size=square_side("image_size", config.image_size),
-            patch_size=square_side("patch_size", config.patch_size),
+            image_size=lists.image_size,
+            patch_size=lists.patch_size,
             num_channels=config.num_channels,
             window_size=config.window_size,
             hidden_sizes=tuple(lists.hidden_sizes),

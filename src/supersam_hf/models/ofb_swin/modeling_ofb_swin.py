@@ -76,7 +76,6 @@ class OfbSwinLayer(SwinLayer):
         self,
         config: OfbSwinConfig,
         dim: int,
-        input_resolution: tuple[int, int],
         widths: tuple[int, int, int],
         scalar: int,
         drop_path_rate: float,
@@ -91,7 +90,6 @@ class OfbSwinLayer(SwinLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.window_size = config.window_size
         self.shift_size = shift_size
-        self.input_resolution = input_resolution
         self.drop_path = SwinDropPath(drop_path_rate) if drop_path_rate > 0.0 else nn.Identity()
 
 
@@ -107,16 +105,13 @@ class OfbSwinPatchMerging(SwinPatchMerging):
 class OfbSwinStage(SwinStage):
     """Stock Swin's stage at its own width, with blocks of their own widths."""
 
-    def __init__(self, config: OfbSwinConfig, stage: int, grid: int, drop_path: list[float]) -> None:
+    def __init__(self, config: OfbSwinConfig, stage: int, drop_path: list[float]) -> None:
         GradientCheckpointingLayer.__init__(self)
         sizes: Any = config.hidden_sizes
         scalars: Any = config.query_pre_attn_scalars
-        side = grid // 2**stage
         self.config = config
         self.blocks = nn.ModuleList(
-            OfbSwinLayer(
-                config, sizes[stage], (side, side), widths, scalars[stage], rate, i % 2 * (config.window_size // 2)
-            )
+            OfbSwinLayer(config, sizes[stage], widths, scalars[stage], rate, i % 2 * (config.window_size // 2))
             for i, (widths, rate) in enumerate(zip(config.stage_widths[stage], drop_path))
         )
         last = stage + 1 == len(sizes)
@@ -162,13 +157,13 @@ class OfbSwinPreTrainedModel(SwinPreTrainedModel):
 class OfbSwinEncoder(OfbSwinPreTrainedModel, SwinEncoder):
     """The stages."""
 
-    def __init__(self, config: OfbSwinConfig, grid: int) -> None:
+    def __init__(self, config: OfbSwinConfig) -> None:
         PreTrainedModel.__init__(self, config)
         self.num_layers = len(config.depths)
         blocks = sum(config.depths)
         rates = iter([config.drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)])
         self.layers = nn.ModuleList(
-            OfbSwinStage(config, stage, grid, [next(rates) for _ in range(depth)])
+            OfbSwinStage(config, stage, [next(rates) for _ in range(depth)])
             for stage, depth in enumerate(config.depths)
         )
         self.post_init()
@@ -182,7 +177,7 @@ class OfbSwinModel(OfbSwinPreTrainedModel, SwinModel):
         self.num_layers = len(config.depths)
         self.num_features = config.hidden_size
         self.embeddings = SwinEmbeddings(config, use_mask_token=use_mask_token)
-        self.encoder = OfbSwinEncoder(config, self.embeddings.patch_grid[0])
+        self.encoder = OfbSwinEncoder(config)
         self.layernorm = nn.LayerNorm(self.num_features, eps=config.layer_norm_eps)
         self.pooler = nn.AdaptiveAvgPool1d(1) if add_pooling_layer else None
         self.post_init()
