@@ -90,8 +90,8 @@ def stock() -> SamModel:
 
 
 def forget_remote_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier test loaded from repositories: Python would look for other code in that test's folder."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    """What was loaded from repositories, and the folders it came from: Python would look for other code in those."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not Path(entry, "transformers_modules").exists()])
     for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
         monkeypatch.delitem(sys.modules, name)
 
