@@ -23,6 +23,7 @@ import torch
 from common import NORMAL_WEIGHTS, Rates, floor_ms, main, measured_rates, operations
 
 from supersam_hf import ElasticSpace, Subnet, SuperSamConfig, SuperSamModel, count_macs, count_parameters
+from supersam_hf.deploy.requirements import require_int8, require_onnx
 from supersam_hf.measure import compare_latency, example_inputs
 
 
@@ -48,12 +49,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Rows of all sections."""
     rounds = 3 if args.quick else args.rounds
+    as_deployed = args.dtype == "fp32" and torch.device(args.device).type == "cpu"
+    if as_deployed:  # now, not when everything else has been measured
+        require_onnx()
+        require_int8()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     model = load(args).to(args.device, dtype).eval()
     subnets, rates = named_subnets(model), measured_rates(args.device, args.dtype)
     rows = against_macs(model, subnets, rates, rounds)
     rows += inside_supernet(model, subnets, rounds)
-    if args.dtype == "fp32" and torch.device(args.device).type == "cpu":
+    if as_deployed:
         for name in ("largest", "smallest"):
             rows += deployed(model.extract(subnets[name]).eval(), name, rounds)
     settings = {"model": args.model or "random", "image_size": model.config.vision_config.image_size}

@@ -23,7 +23,7 @@ from supersam_hf.training.ema import Ema
 from supersam_hf.training.engine import Engine
 from supersam_hf.training.errors import TrainingError
 from supersam_hf.training.finetune import ClassifierFinetuneArguments, finetune_classifier
-from supersam_hf.training.pretrain_classifier import PretrainClassifierArguments, new_vit
+from supersam_hf.training.pretrain_classifier import PretrainClassifierArguments, new_classifier
 
 
 LABELS = ["red", "green", "blue"]
@@ -68,7 +68,7 @@ def tiny_vit(seed: int = 0, labels: list[str] = LABELS) -> OfbViTForImageClassif
         mlp_ratio=2.0,
         seed=seed,
     )
-    return new_vit(args, labels)
+    return new_classifier(args, labels)
 
 
 def train(

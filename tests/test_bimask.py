@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import DeiTConfig
 
-from supersam_hf.bimask.cost import soft_macs
+from supersam_hf.bimask.families.vit import soft_macs
 from supersam_hf.bimask.losses import budget_penalty, entropy, l1, variance_penalty
 from supersam_hf.bimask.schedules import linear
 from supersam_hf.bimask.scores import BiMask

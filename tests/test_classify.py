@@ -29,7 +29,7 @@ from supersam_hf.training.ema import Ema
 from supersam_hf.training.engine import Engine
 from supersam_hf.training.finetune import ClassifierFinetuneArguments, FinetuneArguments, finetune, finetune_classifier
 from supersam_hf.training.layer_decay import layer_decay_groups
-from supersam_hf.training.pretrain_classifier import PretrainClassifierArguments, new_vit
+from supersam_hf.training.pretrain_classifier import PretrainClassifierArguments, new_classifier
 
 
 PLAIN = {"mix": MixArguments(mixup_alpha=0, cutmix_alpha=0), "drop_path_rate": 0.0, "warmup_steps": 0}
@@ -358,7 +358,7 @@ def test_a_student_learns_its_teacher_s_labels(tmp_path: Path) -> None:
         finetune_classifier(tiny_vit(), stripes(), args, tmp_path, teacher=tiny_vit(seed=2))
 
 
-def test_a_new_vit_learns(tmp_path: Path) -> None:
+def test_a_new_classifier_learns(tmp_path: Path) -> None:
     args = PretrainClassifierArguments(max_steps=40, warmup_steps=5, learning_rate=3e-3, save_steps=0)
     model = finetune_classifier(tiny_vit(), stripes(40, 8), args, tmp_path).eval()
     batch = next(iter(stripes(40, 40, seed=5)))
@@ -366,10 +366,10 @@ def test_a_new_vit_learns(tmp_path: Path) -> None:
     assert model.config.id2label == dict(enumerate(LABELS))
 
 
-def test_a_new_vit_depends_on_its_seed_alone() -> None:
+def test_a_new_classifier_depends_on_its_seed_alone() -> None:
     args = PretrainClassifierArguments(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    first, torch_state = new_vit(args, LABELS), torch.rand(3)
-    assert torch.equal(first.vit.embeddings.cls_token, new_vit(args, LABELS).vit.embeddings.cls_token)
+    first, torch_state = new_classifier(args, LABELS), torch.rand(3)
+    assert torch.equal(first.vit.embeddings.cls_token, new_classifier(args, LABELS).vit.embeddings.cls_token)
     assert torch_state.shape == (3,)
 
 

@@ -20,7 +20,7 @@ from supersam_hf_cli import OFB_VERBS, VERBS, main
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(ROOT.glob("recipes/supersam/*.yaml"))
-OFB_RECIPES = sorted(ROOT.glob("recipes/ofb_vit/*.yaml"))
+OFB_RECIPES = sorted(ROOT.glob("recipes/ofb_*/*.yaml"))
 
 
 def recipe_of(verb: str, *argv: str) -> Recipe:
@@ -89,10 +89,10 @@ def test_every_ofb_recipe_fills_a_run(path: Path) -> None:
     assert recipe.model.new_labels or recipe.search.search_steps < recipe.search.max_steps
 
 
-def test_a_deit_recipe_names_its_budget() -> None:
+def test_a_recipe_of_the_paper_names_its_budget() -> None:
     budgets = {p.stem: ofb_recipe_of("run", "--config", str(p)).search.max_macs for p in OFB_RECIPES}
     named = {name: float(name.split("_")[-1].removesuffix("g")) for name in budgets if name.endswith("g")}
-    assert len(named) == 5
+    assert len(named) == 5 + 3
     assert {name: budgets[name] / 1e9 for name in named} == pytest.approx(named)
 
 

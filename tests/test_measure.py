@@ -159,7 +159,7 @@ def test_bad_measurements_are_refused_before_anything_runs(supernet: SuperSamMod
         measure_model(supernet, subnet=Subnet((0,), (65,), (4,)))
     with pytest.raises(ValueError, match="stock SamModel runs no `subnet`"):
         measure_model(stock, subnet=subnet)
-    with pytest.raises(ValueError, match="`image_size` of a stock SAM is its own, 32, got 64"):
+    with pytest.raises(ValueError, match="`image_size` of a SamModel is its own, 32, got 64"):
         measure_model(stock, image_size=64)
 
 
@@ -203,7 +203,7 @@ def test_a_classifier_is_measured_at_another_size_and_refuses_what_is_sams() -> 
     measured = measure_model(ours, image_size=64, dtype=torch.bfloat16, warmup=0, repeats=1, memory=False)
     assert (measured.image_size, measured.dtype) == (64, "bfloat16")
     assert measured.macs == count_macs(ours.resized(64).config) > count_macs(ours.config)
-    with pytest.raises(ValueError, match="`image_size` of a stock ViT is its own, 32, got 64"):
+    with pytest.raises(ValueError, match="`image_size` of a ViTForImageClassification is its own, 32, got 64"):
         measure_model(stock, image_size=64)
     for unfit in ({"num_prompts": 2}, {"subnet": Subnet((0,), (12,), (4,))}):
         with pytest.raises(ValueError, match="a classifier takes images alone"):

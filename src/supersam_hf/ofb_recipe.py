@@ -13,11 +13,11 @@ from .training.pretrain_classifier import PretrainClassifierArguments
 
 @dataclass
 class OfbModelArguments:
-    """The ViT or DeiT classifier to start from."""
+    """The ViT, DeiT or Swin classifier to start from."""
 
     name: str | None = None
-    """Hub id or folder of a ViT, DeiT or OFB ViT classifier (facebook/deit-small-patch16-224, ...); not needed with
-    pretrain.enabled."""
+    """Hub id or folder of a ViT, DeiT, Swin or OFB classifier (facebook/deit-small-patch16-224,
+    microsoft/swin-tiny-patch4-window7-224, ...); not needed with pretrain.enabled."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     image_size: int | None = None

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from ..elastic.vit_cost import ViTShape, count_macs, count_parameters
+from ..elastic.cost import count_macs, count_parameters
 from .cost import physical_shape, smallest_shape
+from .families import family_of
 from .masking import MaskedModel
 from .prune import cut
 from .scores import BiMask
@@ -31,12 +32,12 @@ class SearchBudget:
     def fraction(self) -> float:
         return self.limit / self.original
 
-    def cost(self, shape: ViTShape) -> int:
+    def cost(self, shape: Any) -> int:
         """What a network of these sizes has."""
         return count_macs(shape) if self.kind == "macs" else count_parameters(shape)
 
 
-def make_budget(shape: ViTShape, space: SearchSpace, max_macs: float | None, max_params: float | None) -> SearchBudget:
+def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_params: float | None) -> SearchBudget:
     """The budget of a search on a model of these sizes.
 
     Args:
@@ -117,29 +118,15 @@ def _next_smaller(masked: MaskedModel, name: str, options: tuple[list[int], list
 
 
 @torch.no_grad()
-def _price(masked: MaskedModel, removal: Removal, shape: ViTShape, budget: SearchBudget) -> float:
+def _price(masked: MaskedModel, removal: Removal, shape: Any, budget: SearchBudget) -> float:
     """Bi-mask lost for each MAC (or parameter) saved."""
     submodule, mask = masked.submodules[removal.name], masked.masks[removal.name]
     value = mask(masked.lam)
     groups, units = mask.kept(removal.groups, removal.units)
     lost = value.sum() - value[groups].gather(1, units).sum()
-    saved = budget.cost(shape) - budget.cost(_shape_after(shape, removal))
+    after = family_of(shape).resized(shape, {removal.name: (removal.groups, removal.units)})
+    saved = budget.cost(shape) - budget.cost(after)
     return float(lost) * len(submodule.masked) / saved
-
-
-def _shape_after(shape: ViTShape, removal: Removal) -> ViTShape:
-    kind, _, layer = removal.name.partition(".")
-    if kind == "embedding":
-        return replace(shape, hidden_size=removal.units)
-    i = int(layer)
-    if kind == "mlp":
-        return replace(shape, mlp_dims=_with(shape.mlp_dims, i, removal.units))
-    heads = _with(shape.num_heads, i, removal.groups)
-    return replace(shape, num_heads=heads, head_dims=_with(shape.head_dims, i, removal.units))
-
-
-def _with(values: tuple[int, ...], i: int, value: int) -> tuple[int, ...]:
-    return (*values[:i], value, *values[i + 1 :])
 
 
 @torch.no_grad()

@@ -3,13 +3,12 @@
 import copy
 from typing import Any
 
-from ..models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
-from .cost import physical_shape
+from .families import family_of
 from .masking import MaskedModel
 from .prune import fold
 
 
-def deploy(masked: MaskedModel) -> OfbViTForImageClassification:
+def deploy(masked: MaskedModel) -> Any:
     """The found network as a standalone model of its own sizes, with the same outputs. `masked` is used up.
 
     Raises:
@@ -20,35 +19,22 @@ def deploy(masked: MaskedModel) -> OfbViTForImageClassification:
             raise ValueError(f"`{name}` still has several options: search on, or enforce the budget.")
     fold(masked)
     model = masked.remove()
-    deployed: Any = OfbViTForImageClassification(deployed_config(model))
+    deployed = type(model)(deployed_config(model))
     deployed.load_state_dict(model.state_dict())
     return deployed.to(device=model.device, dtype=model.dtype).train(model.training)
 
 
-def deployed_config(model: OfbViTForImageClassification) -> OfbViTConfig:
+def deployed_config(model: Any) -> Any:
     """The model's config with the sizes that its weights have."""
-    shape = physical_shape(model)
-    values: dict[str, Any] = copy.deepcopy(model.config).to_dict()
-    layers = [
-        {"num_attention_heads": heads, "head_dim": width, "intermediate_size": mlp}
-        for heads, width, mlp in zip(shape.num_heads, shape.head_dims, shape.mlp_dims)
-    ]
-    # Layers that are like the first need no entry of their own.
-    own = {i: layer for i, layer in enumerate(layers) if layer != layers[0]}
-    values |= {"hidden_size": shape.hidden_size, "pooler_output_size": None, **layers[0]}
-    values["per_layer_config"] = own or None
-    return OfbViTConfig(**values)
+    family = family_of(model)
+    values = copy.deepcopy(model.config).to_dict() | family.config_values(family.physical_shape(model))
+    return type(model.config)(**values)
 
 
-def architecture(model: OfbViTForImageClassification) -> dict[str, Any]:
-    """The sizes that a model's weights have, by their names in the config."""
-    shape = physical_shape(model)
-    return {
-        "hidden_size": shape.hidden_size,
-        "num_attention_heads": list(shape.num_heads),
-        "head_dim": list(shape.head_dims),
-        "intermediate_size": list(shape.mlp_dims),
-    }
+def architecture(model: Any) -> dict[str, Any]:
+    """The sizes that a model's weights have."""
+    family = family_of(model)
+    return family.architecture(family.physical_shape(model))
 
 
 __all__ = ["architecture", "deploy", "deployed_config"]

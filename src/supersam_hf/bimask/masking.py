@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..models.ofb_vit import OfbViTForImageClassification
-from .pmim import PatchMasking, PmimDecoder, Position
+from .families import family_of
+from .families.base import Position
+from .pmim import PatchMasking, PmimDecoder
 from .scores import BiMask
 from .space import SearchSpace
 from .stack import MaskStack, StackValues
-from .submodules import Slice, vit_submodules
+from .submodules import Slice, columns, kind_of
 
 
 @dataclass
@@ -36,7 +37,7 @@ class MaskedModel(nn.Module):
     the search; `remove` leaves nothing on them.
 
     Args:
-        model ([`OfbViTForImageClassification`]): Kept as `model`.
+        model (`PreTrainedModel`): Of one of the families (`families/`). Kept as `model`.
         space ([`SearchSpace`]): What is searched.
         generator (`torch.Generator`, *optional*): Draws scores and architecture parameters.
         score_mean (`float`): Mean of the initial scores.
@@ -53,7 +54,7 @@ class MaskedModel(nn.Module):
 
     def __init__(
         self,
-        model: OfbViTForImageClassification,
+        model: Any,
         space: SearchSpace,
         *,
         generator: torch.Generator | None = None,
@@ -65,7 +66,8 @@ class MaskedModel(nn.Module):
         super().__init__()
         self.model = model
         self.lam = 1.0
-        self.submodules = vit_submodules(model, space)
+        self.family = family_of(model)
+        self.submodules = self.family.submodules(model, space)
         if not self.submodules:
             raise ValueError("The `space` searches nothing: every submodule is off or has a single size.")
         init: Any = {"generator": generator, "score_mean": score_mean, "score_std": score_std, "ordinal": ordinal}
@@ -87,11 +89,14 @@ class MaskedModel(nn.Module):
         for name, submodule in self.submodules.items():
             for module in submodule.masked:
                 self._put_on(name, module)
-            self._handles += [norm.register_forward_hook(partial(self._normalise, name)) for norm in submodule.norms]
+            # before the token of PMIM is put in, which no norm has seen
+            self._handles += [
+                norm.register_forward_hook(partial(self._normalise, name), prepend=True) for norm in submodule.norms
+            ]
         # What the decoder of PMIM reads; after the hooks that may change it.
         self._tokens: torch.Tensor | None = None
         if pmim is not None:
-            self._handles.append(model.vit.layernorm.register_forward_hook(self._keep_tokens))
+            self._handles.append(self.family.last_norm(model).register_forward_hook(self._keep_tokens))
 
     def _put_on(self, name: str, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -102,12 +107,17 @@ class MaskedModel(nn.Module):
             self._handles.append(module.register_forward_hook(partial(self._mask, name)))
 
     def _add_pmim(self, position: Position) -> None:
-        config: Any = self.model.config
+        config = self.model.config
         self.patch_masking = PatchMasking(self.model, position)
-        self.decoder = PmimDecoder(config.hidden_size, config.patch_size, config.num_channels)
-        if "embedding" in self.submodules:
-            cut = [Slice(self.patch_masking, "token", 2), Slice(self.decoder.projection, "weight", 1)]
-            self.submodules["embedding"].sliced.extend(cut)
+        side = self.patch_masking.across * config.patch_size
+        self.decoder = PmimDecoder(self.family.last_norm(self.model).weight.shape[0], side, config.num_channels)
+        streams = {name: s for name, s in self.submodules.items() if s.kind == "embedding"}
+        names = list(self.family.sizes(self.family.physical_shape(self.model)))
+        first, last = names[0], [name for name in names if kind_of(name) == "embedding"][-1]
+        if first in streams:
+            streams[first].sliced.append(Slice(self.patch_masking, "token", 2))
+        if last in streams:
+            streams[last].sliced.append(columns(self.decoder.projection))
 
     @property
     def config(self) -> Any:
@@ -131,7 +141,7 @@ class MaskedModel(nn.Module):
     def stacks(self) -> dict[str, MaskStack]:
         """The bi-masks by kind, as they stand."""
         if not self._stacks or not all(stack.is_current() for stack in self._stacks.values()):
-            kinds = dict.fromkeys(name.partition(".")[0] for name in self.submodules)
+            kinds = dict.fromkeys(map(kind_of, self.submodules))
             of_kind = {kind: [mask for name, mask in self.masks.items() if name.startswith(kind)] for kind in kinds}
             # perhaps in an evaluation; the next training step differentiates through it
             with torch.inference_mode(False):
@@ -190,6 +200,7 @@ class MaskedModel(nn.Module):
             return None
         (hidden,) = args
         live = self._masks_by_name[name].detach() > 0
+        live = live.repeat(norm.weight.shape[0] // len(live))  # the channels of several neighbours
         normed = F.layer_norm(hidden[..., live], (int(live.sum()),), norm.weight[live], norm.bias[live], norm.eps)
         full = torch.zeros_like(output, dtype=normed.dtype)
         full[..., live] = normed
@@ -202,7 +213,7 @@ class MaskedModel(nn.Module):
     def gradient_checkpointing_enable(self) -> None:
         self.model.gradient_checkpointing_enable()
 
-    def remove(self) -> OfbViTForImageClassification:
+    def remove(self) -> Any:
         """Takes masks and PMIM off, without folding them in; returns the model."""
         for linear in self._linears:
             del linear.forward

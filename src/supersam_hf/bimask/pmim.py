@@ -1,16 +1,14 @@
 """Progressive masked image modelling: masked patches and their reconstruction beside the search (OFB, section 3.4)."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..models.ofb_vit import OfbViTForImageClassification
-
-
-Position = Literal["before", "after"]
+from .families import family_of
+from .families.base import Position
 
 
 def _box_sum(values: torch.Tensor, window: int) -> torch.Tensor:
@@ -152,59 +150,70 @@ def mask_patches(hidden_states: torch.Tensor, mask: torch.Tensor, token: torch.T
 
 
 class PatchMasking(nn.Module):
-    """Masks patches of an ordinary classifier by forward hooks: before a forward set `.mask`, (batch, num_patches),
-    bool, or `None` for no masking; `.remove()` takes the hooks off again.
+    """Masks patches of an ordinary classifier by a forward hook: before a forward set `.mask`, (batch, squares), bool,
+    or `None` for no masking; `.remove()` takes the hook off again.
 
-    The hooks come first at their modules: hooks put on later, such as a bi-mask of the embedding, see the token too.
+    A square is as many patches as one token at the end of the model stands for: one of a ViT's, `across` * `across` of
+    a Swin's. The hook comes first at its module: hooks put on later, such as a bi-mask of the embedding, see the token
+    too.
 
     Args:
-        model (`OfbViTForImageClassification`): The classifier; it gets no parameter.
+        model (`PreTrainedModel`): Of one of the families (`families/`); it gets no parameter.
         position (`str`): `"before"` the position embedding is added, so that a masked patch keeps its place (the
             paper's, SimMIM's), or `"after"` (the released code).
         generator (`torch.Generator`, *optional*): Draws the token, on the CPU.
 
     Attributes:
         token (`nn.Parameter` of shape `(1, 1, hidden_size)`): Stands for every masked patch.
+        squares (`int`): That an image has.
+        across (`int`): Patches a side of a square.
 
     Raises:
-        ValueError: If `position` is another; in a forward if the mask does not fit the batch and its patches.
+        ValueError: If `position` is another, or an image is not made of whole squares; in a forward if the mask does
+            not fit the batch.
     """
 
     token: nn.Parameter
 
-    def __init__(
-        self,
-        model: OfbViTForImageClassification,
-        position: Position = "before",
-        *,
-        generator: torch.Generator | None = None,
-    ) -> None:
+    def __init__(self, model: Any, position: Position = "before", *, generator: torch.Generator | None = None) -> None:
         if position not in ("before", "after"):
             raise ValueError(f"`position` must be 'before' or 'after', got {position!r}.")
         super().__init__()
-        embeddings: Any = model.vit.embeddings
-        positions = embeddings.position_embeddings
-        token = nn.init.trunc_normal_(torch.empty(1, 1, positions.shape[-1]), std=0.02, generator=generator)
-        self.token = nn.Parameter(token.to(positions))
+        patches = family_of(model).patches(model, position)
+        grid = model.config.image_size // model.config.patch_size
+        if grid % patches.across:
+            raise ValueError(
+                f"PMIM masks squares of {patches.across} patches a side, of which a grid of {grid} is no multiple: "
+                "take another image size, or `search.pmim false`."
+            )
+        token = nn.init.trunc_normal_(torch.empty(1, 1, patches.like.shape[-1]), std=0.02, generator=generator)
+        self.token = nn.Parameter(token.to(patches.like))
         self.mask: torch.Tensor | None = None
-        module, special = embeddings.patch_embeddings, 0
-        if position == "after":
-            module, special = embeddings, embeddings.num_tokens
-        self._handle = module.register_forward_hook(self._hook(special), prepend=True)
+        self.squares = (grid // patches.across) ** 2
+        self.across = patches.across
+        self._handle = patches.module.register_forward_hook(self._hook(patches.special_tokens), prepend=True)
 
     def _hook(self, special: int) -> Callable[[nn.Module, tuple, torch.Tensor], torch.Tensor | None]:
         def hook(module: nn.Module, args: tuple, hidden_states: torch.Tensor) -> torch.Tensor | None:
             if self.mask is None:
                 return None
-            batch, tokens, _ = hidden_states.shape
-            if self.mask.shape != (batch, tokens - special):
-                raise ValueError(f"`mask` must be of shape {(batch, tokens - special)}, got {(*self.mask.shape,)}.")
-            return mask_patches(hidden_states, self.mask, self.token)
+            wanted = len(hidden_states), self.squares
+            if self.mask.shape != wanted or hidden_states.shape[1] - special != self.squares * self.across**2:
+                raise ValueError(f"`mask` must be of shape {wanted}, got {(*self.mask.shape,)}.")
+            return mask_patches(hidden_states, self._patch_by_patch(self.mask), self.token)
 
         return hook
 
+    def _patch_by_patch(self, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, squares) to (batch, patches), row by row."""
+        if self.across == 1:
+            return mask
+        side = round(self.squares**0.5)
+        square = mask.view(-1, side, 1, side, 1).expand(-1, -1, self.across, -1, self.across)
+        return square.reshape(len(mask), -1)  # batch, row, row in it, column, column in it -> batch, patches
+
     def remove(self) -> None:
-        """Takes the hooks off; the model is as it was before."""
+        """Takes the hook off; the model is as it was before."""
         self._handle.remove()
 
 

@@ -40,8 +40,11 @@ def cut(
     """
     groups, units = kept_units.shape
     index = (kept_groups[:, None] * mask.units + kept_units).flatten()
+    every = mask.groups * mask.units
     for piece in submodule.sliced:
-        select(piece.module, piece.name, piece.dim, index, optimizer)
+        copies = torch.arange(piece.copies, device=index.device)[:, None] * every
+        entries = kept_groups if piece.per_group else (copies + index).flatten()
+        select(piece.module, piece.name, piece.dim, entries, optimizer)
         _update_sizes(piece.module)
     if submodule.attention is not None:
         submodule.attention.head_dim = units

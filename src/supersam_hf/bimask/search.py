@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from ..elastic.vit_cost import ViTShape, count_macs, count_parameters
-from ..models.ofb_vit import OfbViTForImageClassification
+from ..elastic.cost import count_macs, count_parameters
 from .budget import SearchBudget, enforce, make_budget
 from .cost import full_cost, physical_shape, smallest_shape, soft_cost
 from .extract import architecture
@@ -20,7 +19,7 @@ class BiMaskSearch:
     """Prunes a masked model step by step (OFB, Alg. 1) until every submodule is decided and the budget holds.
 
     Args:
-        model ([`OfbViTForImageClassification`]): Pretrained; used up.
+        model (`PreTrainedModel`): Of one of the families (`families/`). Pretrained; used up.
         space ([`SearchSpace`]): What is searched.
         output_dir (`Path`): Takes `history.jsonl`.
         max_macs, max_params (`float`, *optional*): The budget, see [`make_budget`].
@@ -36,7 +35,7 @@ class BiMaskSearch:
 
     def __init__(
         self,
-        model: OfbViTForImageClassification,
+        model: Any,
         space: SearchSpace,
         output_dir: Path,
         *,
@@ -45,7 +44,7 @@ class BiMaskSearch:
         seed: int = 0,
         **masks: Any,
     ) -> None:
-        self.original: ViTShape = physical_shape(model)
+        self.original = physical_shape(model)
         self.smallest = smallest_shape(self.original, space)
         self.budget: SearchBudget = make_budget(self.original, space, max_macs, max_params)
         self.full_cost = full_cost(self.original, self.budget.kind)

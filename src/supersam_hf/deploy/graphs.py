@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.ofb_vit import OfbViTForImageClassification
 from ..models.supersam import SuperSamModel
 
 
@@ -81,7 +80,7 @@ class PromptDecoder(nn.Module):
 class Classifier(nn.Module):
     """A classifier whole: images (batch, channels, size, size) to logits (batch, labels)."""
 
-    def __init__(self, model: OfbViTForImageClassification) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.ofb_vit import OfbViTForImageClassification
+from ..models.classifiers import CLASSIFIER_CLASSES
 from ..models.supersam import SuperSamModel
 from .graphs import Classifier, ImageEncoder, PromptDecoder
 from .requirements import require_onnx
@@ -19,6 +19,7 @@ ENCODER, DECODER, CLASSIFIER = "vision_encoder", "prompt_encoder_mask_decoder", 
 # 17 is the first with LayerNormalization; beyond 20 this exporter does not go.
 DEFAULT_OPSET, OPSETS = 17, range(17, 21)
 BATCH, PROMPTS = {0: "batch"}, {0: "batch", 1: "prompts"}
+EXPORTED: tuple[Any, ...] = (SuperSamModel, *CLASSIFIER_CLASSES)
 
 
 def export_onnx(model: Any, folder: str | Path, opset: int = DEFAULT_OPSET) -> list[Path]:
@@ -38,7 +39,7 @@ def export_onnx(model: Any, folder: str | Path, opset: int = DEFAULT_OPSET) -> l
     any number, sizes of images are the model's.
 
     Args:
-        model (`SuperSamModel` or `OfbViTForImageClassification`): A subnet, found model or whole model; stock
+        model (`SuperSamModel`, `OfbViTForImageClassification` or alike): A subnet, found model or whole model; stock
             checkpoints load as these. A supernet is exported as its largest subnet: extract another one first.
         folder (`str` or `Path`): Where to; made if need be.
         opset (`int`): Version of ONNX's operators, 17 to 20.
@@ -51,9 +52,9 @@ def export_onnx(model: Any, folder: str | Path, opset: int = DEFAULT_OPSET) -> l
     """
     if opset not in OPSETS:
         raise ValueError(f"`opset` must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}.")
-    if not isinstance(model, SuperSamModel | OfbViTForImageClassification):
-        kinds = "a SuperSamModel or an OfbViTForImageClassification"
-        raise ValueError(f"`model` must be {kinds} (stock checkpoints load as these), got {type(model).__name__}.")
+    if not isinstance(model, EXPORTED):
+        kinds = " or ".join(kind.__name__ for kind in EXPORTED)
+        raise ValueError(f"`model` must be a {kinds} (stock checkpoints load as these), got {type(model).__name__}.")
     require_onnx()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, PreTrainedConfig
 
-from ..models.ofb_vit import OfbViTForImageClassification
+from ..models.classifiers import CLASSIFIERS
 from ..models.supersam import Subnet, SuperSamModel, SuperSamProcessor
 
 
-SAMS, CLASSIFIERS = ("sam", "supersam"), ("vit", "deit", "ofb_vit")
+SAMS = ("sam", "supersam")
 
 
 def load_model(name: str, subnet: str | None = None, revision: str | None = None) -> tuple[Any, Any]:
     """A model in fp32 and its processor.
 
     Args:
-        name (`str`): Folder or repository of a SAM (supernet, subnet, stock) or of a ViT or DeiT classifier.
+        name (`str`): Folder or repository of a SAM (supernet, subnet, stock) or of a ViT, DeiT or Swin classifier.
         subnet (`str`, *optional*): Of a supernet: `largest`, `smallest`, `pareto-N`, or a JSON file of a subnet. Left
             out: the model as it is.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
@@ -38,5 +38,5 @@ def load_model(name: str, subnet: str | None = None, revision: str | None = None
         raise ValueError(f"`{name}` is a {kind!r}; it may be one of {[*SAMS, *CLASSIFIERS]}.")
     if subnet is not None:
         raise ValueError("`--subnet` picks from a SAM supernet; a classifier is exported as it is.")
-    classifier = OfbViTForImageClassification.from_pretrained(name, dtype=torch.float32, **hub).eval()
+    classifier = CLASSIFIERS[kind].from_pretrained(name, dtype=torch.float32, **hub).eval()
     return classifier, AutoImageProcessor.from_pretrained(name, **hub)

@@ -139,10 +139,9 @@ def count_parameters(
         ValueError: If `config` is neither that of a whole SAM nor of a classifier, or the subnet does not fit it.
     """
     if isinstance(config, Classifier):
-        classifier = _classifier_shape(config, subnet)
-        return (swin_cost if isinstance(classifier, SwinShape) else vit_cost).count_parameters(
-            classifier, weights_only
-        )
+        _check_no_subnet(subnet)
+        shape = classifier_shape(config)
+        return (swin_cost if isinstance(shape, SwinShape) else vit_cost).count_parameters(shape, weights_only)
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
     # 1 where tensors not named `.weight` count, 0 where they do not
     rest = 0 if weights_only else 1
@@ -175,8 +174,9 @@ def count_macs(
     if isinstance(config, Classifier):
         if num_prompts != 0:
             raise ValueError(f"`num_prompts` must be 0 for an image classifier, got {num_prompts}.")
-        classifier = _classifier_shape(config, subnet)
-        return (swin_cost if isinstance(classifier, SwinShape) else vit_cost).count_macs(classifier)
+        _check_no_subnet(subnet)
+        shape = classifier_shape(config)
+        return (swin_cost if isinstance(shape, SwinShape) else vit_cost).count_macs(shape)
     if num_prompts < 0:
         raise ValueError(f"`num_prompts` must be 0 (image encoder alone) or more, got {num_prompts}.")
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
@@ -186,9 +186,13 @@ def count_macs(
     return encoder + _prompt_encoder_macs(shape, num_prompts) + num_prompts * _decoder_macs(shape)
 
 
-def _classifier_shape(config: Classifier, subnet: Subnet | None) -> ViTShape | SwinShape:
+def _check_no_subnet(subnet: Subnet | None) -> None:
     if subnet is not None:
         raise ValueError("A classifier has no `subnet`s: its config says what it is; give `subnet=None`.")
+
+
+def classifier_shape(config: Classifier) -> Any:
+    """The [`ViTShape`] or [`SwinShape`] of the config of an image classifier."""
     if isinstance(config, (ViTShape, SwinShape)):
         return config
     return SwinShape.from_config(config) if isinstance(config, SwinConfig) else ViTShape.from_config(config)
@@ -319,4 +323,4 @@ def _decoder_macs(shape: SamShape) -> int:
     return transformer + upscale + hypernetworks + masks + iou_head
 
 
-__all__ = ["LayerShape", "SamShape", "count_macs", "count_parameters", "layer_macs"]
+__all__ = ["LayerShape", "SamShape", "classifier_shape", "count_macs", "count_parameters", "layer_macs"]

@@ -81,6 +81,12 @@ class SwinShape:
         """Stage of every block."""
         return tuple(stage for stage, depth in enumerate(self.depths) for _ in range(depth))
 
+    def tokens(self, stage: int) -> tuple[int, int, int]:
+        """Tokens of an image in a stage, the same with those that pad windows, and tokens of a window."""
+        side = self.grids[stage]
+        window = min(self.window_size, side)
+        return side**2, (-(-side // window) * window) ** 2, window**2
+
 
 def count_parameters(shape: SwinShape, weights_only: bool = False) -> int:
     """Parameters of all tensors: those that the built model has.
@@ -123,12 +129,9 @@ def count_macs(shape: SwinShape) -> int:
 
 def block_macs(shape: SwinShape, stage: int, width: int, mlp_dim: int) -> int:
     """Of a block whose heads have `width` channels together."""
-    hidden, side = shape.hidden_sizes[stage], shape.grids[stage]
-    window = min(shape.window_size, side)
-    padded = (-(-side // window) * window) ** 2
+    hidden, (tokens, padded, window) = shape.hidden_sizes[stage], shape.tokens(stage)
     # queries, keys, values and output; logits and weighted values in the windows
-    attention = 2 * padded * width * (2 * hidden + window**2)
-    return attention + 2 * side**2 * hidden * mlp_dim
+    return 2 * padded * width * (2 * hidden + window) + 2 * tokens * hidden * mlp_dim
 
 
 __all__ = ["SwinShape", "block_macs", "count_macs", "count_parameters"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.sam.modeling_sam import eager_attention_forward
 
@@ -42,32 +43,56 @@ class EmbeddedPrompts:
         return self.owner.nbytes + self.sparse.nbytes + self.positions.nbytes
 
 
-def decode(decoder: Any, embeddings: torch.Tensor, prompts: EmbeddedPrompts) -> tuple[torch.Tensor, torch.Tensor]:
-    """All mask tokens' masks of each object, and what IoU each predicts: `SamMaskDecoder.forward`, where
+def decode(
+    decoder: Any, embeddings: torch.Tensor, prompts: EmbeddedPrompts, *, multimask: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masks of each object, and what IoU each mask token predicts: `SamMaskDecoder.forward`, where
     `multimask_output` only picks the first or the others of one pass.
 
-    What the first block makes of an image before it has seen a prompt is made once an image, not once a prompt.
+    What the first block makes of an image before it has seen a prompt is made once an image, not once a prompt. An
+    object has few tokens and the image many: where they attend to each other, queries, keys and values are brought to
+    the image's channels, `q (W x)ᵀ = (q W) xᵀ`, and not every place of the image to theirs. The result is the same up
+    to rounding.
 
     Args:
         decoder (`SamMaskDecoder`): Of a SAM or SuperSAM.
         embeddings (`torch.Tensor` of shape `(batch, channels, grid, grid)`): The image encoder's.
+        multimask (`bool`): Masks of all four mask tokens, or of the first alone.
 
     Returns:
-        `tuple`: Logits `(objects, 4, 4 * grid, 4 * grid)` and predicted IoUs `(objects, 4)`.
+        `tuple`: Logits `(objects, 4 or 1, 4 * grid, 4 * grid)` and predicted IoUs `(objects, 4)`.
     """
     outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     outputs = outputs.expand(len(prompts.sparse), -1, -1)
     tokens = torch.cat([outputs, prompts.sparse], dim=1).to(outputs.dtype)
     image = _tokens(embeddings + prompts.dense)
     queries, image = _transform(decoder.transformer, tokens, image, prompts)
-    grid = embeddings.shape[-1]
-    # (objects, grid * grid, channels) -> (objects, channels, grid, grid)
-    image = decoder.upscale_conv1(image.transpose(1, 2).unflatten(2, (grid, grid)))
-    image = decoder.activation(decoder.upscale_layer_norm(image))
-    image = decoder.activation(decoder.upscale_conv2(image))  # (objects, channels / 8, 4 * grid, 4 * grid)
-    mixed = torch.stack([mlp(queries[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1)
-    masks = (mixed @ image.flatten(2)).unflatten(2, image.shape[2:])
+    mlps = list(decoder.output_hypernetworks_mlps)[: None if multimask else 1]
+    mixed = torch.stack([mlp(queries[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
+    masks = _masks(decoder, image, mixed, embeddings.shape[-1])
     return masks, decoder.iou_prediction_head(queries[:, 0])
+
+
+def _masks(decoder: Any, image: torch.Tensor, mixed: torch.Tensor, grid: int) -> torch.Tensor:
+    """Masks (objects, masks, 4 * grid, 4 * grid) from an image an object (objects, grid * grid, channels).
+
+    A transposed convolution by as much as its kernel is a product at every place: 2 x 2 pixels of each. Channels stay
+    last, and only the masks are put in the order of pixels.
+    """
+    norm = decoder.upscale_layer_norm
+    image = _product(decoder.upscale_conv1, image)  # (objects, grid * grid, 4, channels / 4)
+    image = F.layer_norm(image, image.shape[-1:], norm.weight, norm.bias, norm.eps)
+    image = decoder.activation(_product(decoder.upscale_conv2, decoder.activation(image)))
+    image = image.flatten(1, 3)  # (objects, grid * grid * 4 * 4, channels / 8)
+    masks = (mixed @ image.transpose(1, 2)).unflatten(2, (grid, grid, 2, 2, 2, 2))
+    # (objects, masks, row, column, and of each twice: row and column in it) -> rows, columns
+    return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
+
+
+def _product(convolution: Any, image: torch.Tensor) -> torch.Tensor:
+    """A transposed convolution of kernel and stride 2 at every place: (..., channels) to (..., 4, its channels)."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (in, out, 2, 2) -> (2 * 2 * out, in)
+    return F.linear(image, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))
 
 
 def _tokens(image: torch.Tensor) -> torch.Tensor:
@@ -85,20 +110,54 @@ def _transform(
         queries = block.layer_norm1(_self_attended(block, queries, tokens))
         reading, writing = block.cross_attn_token_to_image, block.cross_attn_image_to_token
         placed = image + prompts.positions
-        of_image = [_heads(reading, reading.k_proj(placed)), _heads(reading, reading.v_proj(image))]
-        of_image += [_heads(writing, writing.q_proj(placed)), image]
         if number == 0:
-            of_image = [values[owner] for values in of_image]
-        key, value, query, image = of_image
-        queries = queries + _attend(reading, _heads(reading, reading.q_proj(queries + tokens)), key, value)
-        queries = block.layer_norm2(queries)
+            key, value = _heads(reading, reading.k_proj(placed))[owner], _heads(reading, reading.v_proj(image))[owner]
+            read = _attend(reading, _heads(reading, reading.q_proj(queries + tokens)), key, value)
+        else:
+            read = _read(reading, queries + tokens, placed, image)
+        queries = block.layer_norm2(queries + read)
         queries = block.layer_norm3(queries + block.mlp(queries))
-        key, value = writing.k_proj(queries + tokens), writing.v_proj(queries)
-        written = _attend(writing, query, _heads(writing, key), _heads(writing, value))
-        image = block.layer_norm4(image + written)
-    last = transformer.final_attn_token_to_image
-    attended = _attention(last, queries + tokens, image + prompts.positions, image)
-    return transformer.layer_norm_final_attn(queries + attended), image
+        if number == 0:
+            image, placed = image[owner], placed[owner]
+        image = block.layer_norm4(_written(writing, image, placed, queries + tokens, queries))
+    read = _read(transformer.final_attn_token_to_image, queries + tokens, image + prompts.positions, image)
+    return transformer.layer_norm_final_attn(queries + read), image
+
+
+def _read(layer: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`SamAttention.forward` where few tokens (objects, tokens, channels) attend to many places (objects, places,
+    channels). The bias of keys is the same for all places, which the softmax does not see."""
+    heads = _heads(layer, layer.q_proj(query))  # (objects, heads, tokens, channels of a head)
+    asked = _turned(heads, _by_head(layer, layer.k_proj.weight)).flatten(1, 2)
+    weights = (layer.scaling * asked @ key.transpose(1, 2)).softmax(-1)  # (objects, heads * tokens, places)
+    seen = (weights @ value).unflatten(1, heads.shape[1:3])
+    seen = _turned(seen, _by_head(layer, layer.v_proj.weight).mT) + _by_head(layer, layer.v_proj.bias[:, None]).mT
+    return layer.out_proj(seen.transpose(1, 2).flatten(-2))
+
+
+def _written(
+    layer: Any, image: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """`image` and what `SamAttention.forward` adds to it, where its many places attend to few tokens."""
+    keys, values = _heads(layer, layer.k_proj(key)), _heads(layer, layer.v_proj(value))
+    offered = _turned(keys, _by_head(layer, layer.q_proj.weight)).flatten(1, 2)
+    offset = _turned(keys, _by_head(layer, layer.q_proj.bias[:, None])).flatten(1, 2)
+    scores = torch.baddbmm(offset, offered, query.transpose(1, 2))  # (objects, heads * tokens, places)
+    weights = (layer.scaling * scores).unflatten(1, keys.shape[1:3]).softmax(2).flatten(1, 2)
+    given = _turned(values, _by_head(layer, layer.out_proj.weight.T))  # (objects, heads, tokens, channels)
+    # the weights of a head's tokens add up to 1: one head brings the bias
+    given[:, 0] += layer.out_proj.bias
+    return torch.baddbmm(image, weights.transpose(1, 2), given.flatten(1, 2))
+
+
+def _turned(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """(objects, heads, tokens, m) by a weight a head, (heads, m, n), to (objects, heads, tokens, n)."""
+    return torch.einsum("ohtm,hmn->ohtn", values, weights)
+
+
+def _by_head(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+    """(heads * channels of a head, n) to (heads, channels of a head, n)."""
+    return weight.unflatten(0, (layer.num_attention_heads, -1))
 
 
 def _self_attended(block: Any, queries: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -60,8 +60,8 @@ def summed_ious(
     pick among the three others, and the count of objects: float64 (2,) or (4,)."""
     if not len(prompts.owner):
         return no_sums(multimask)
-    masks, predicted = decode(model.mask_decoder, embeddings, prompts)
-    ious = targets.ious(masks if multimask else masks[:, :1])
+    masks, predicted = decode(model.mask_decoder, embeddings, prompts, multimask=multimask)
+    ious = targets.ious(masks)
     columns = [ious[:, 0]]
     if multimask:
         picked = predicted[:, 1:].argmax(-1, keepdim=True)

@@ -13,7 +13,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..files import check_empty, write_json
-from ..models.ofb_vit import OfbViTForImageClassification
+from ..models.classifiers import load_classifier
 from ..models.supersam import SuperSamModel, SuperSamProcessor
 from .folder import AUTO_MAPS, PROCESSOR_AUTO_MAP, export
 from .readme import adapter_readme
@@ -175,7 +175,7 @@ def _exported_again(folder: Path, model_type: str, scratch: Path, options: Mappi
     if model_type == "supersam":
         model, processor = SuperSamModel.from_pretrained(folder), _sam_processor(folder)
     else:
-        model = OfbViTForImageClassification.from_pretrained(folder)
+        model = load_classifier(folder)
         processor = AutoImageProcessor.from_pretrained(folder)
     return export(model, scratch, **{"processor": processor, **found, **options})
 

@@ -136,7 +136,8 @@ class CardFacts:
         rows (`list[Row]`): Original, stages before, the model itself.
         budget (`list[Limit]`): What was asked for.
         layers (`list[Layer]`): Of the original, in order.
-        embedding (`tuple[int, int]`, *optional*): Width of the embedding, of the original and of the model.
+        embedding (`tuple[str, str]`, *optional*): Width of the embedding, or of all stages, of the original and of the
+            model.
         search_lines, training_lines, limits (`list[str]`): A sentence each.
         costs (`list[StageCost]`): In the order of the run.
         costs_whole (`bool`): They are all that the model took; a sum of some of them says nothing.
@@ -162,7 +163,7 @@ class CardFacts:
     rows: Sequence[Row] = ()
     budget: Sequence[Limit] = ()
     layers: Sequence[Layer] = ()
-    embedding: tuple[int, int] | None = None
+    embedding: tuple[str, str] | None = None
     search_lines: Sequence[str] = ()
     training_lines: Sequence[str] = ()
     limits: Sequence[str] = ()

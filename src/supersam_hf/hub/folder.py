@@ -13,8 +13,20 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from ..files import write_json
+from ..models.classifiers import CLASSIFIER_CLASSES, CLASSIFIERS
 from ..models.supersam import SuperSamImageProcessor, SuperSamProcessor
 from .readme import plain_readme, signed
+
+
+def _classifier_auto_map(kind: Any) -> dict[str, str]:
+    """Of a classifier, its backbone and its config."""
+    model_type, name = kind.config_class.model_type, kind.__name__
+    backbone = name.removesuffix("ForImageClassification") + "Model"
+    return {
+        "AutoConfig": f"configuration_{model_type}.{kind.config_class.__name__}",
+        "AutoModel": f"modeling_{model_type}.{backbone}",
+        "AutoModelForImageClassification": f"modeling_{model_type}.{name}",
+    }
 
 
 # Which class serves which Auto class, by `model_type`: what `trust_remote_code=True` reads. transformers' own
@@ -25,12 +37,9 @@ AUTO_MAPS = {
         "AutoModel": "modeling_supersam.SuperSamModel",
         "AutoModelForMaskGeneration": "modeling_supersam.SuperSamModel",
     },
-    "ofb_vit": {
-        "AutoConfig": "configuration_ofb_vit.OfbViTConfig",
-        "AutoModel": "modeling_ofb_vit.OfbViTModel",
-        "AutoModelForImageClassification": "modeling_ofb_vit.OfbViTForImageClassification",
-    },
+    **{kind.config_class.model_type: _classifier_auto_map(kind) for kind in CLASSIFIER_CLASSES},
 }
+CLASSIFIER_CODE = ("configuration", "modeling")
 PROCESSOR_AUTO_MAP = {
     "AutoProcessor": "image_processing_supersam.SuperSamProcessor",
     "AutoImageProcessor": "image_processing_supersam.SuperSamImageProcessor",
@@ -42,12 +51,15 @@ OURS = {
         *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
         *("attention_supersam.py", "configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
         *("image_processing_supersam.py", "layers_supersam.py", "modeling_supersam.py", "pareto_supersam.py"),
-        *("configuration_ofb_vit.py", "modeling_ofb_vit.py"),
+        *(f"{part}_{kind.config_class.model_type}.py" for kind in CLASSIFIER_CLASSES for part in CLASSIFIER_CODE),
     ),
     "adapter": ("adapter_config.json", "adapter_model.safetensors"),
 }
 FIGURES = (".png", ".svg", ".jpg", ".webp")
-PUBLISHED = {"supersam": "SuperSamModel", "ofb_vit": "OfbViTForImageClassification"}
+PUBLISHED = {
+    "supersam": "SuperSamModel",
+    **{kind.config_class.model_type: kind.__name__ for kind in CLASSIFIER_CLASSES},
+}
 
 
 def export(
@@ -69,8 +81,8 @@ def export(
     It is written aside and then renamed: whole, or not there.
 
     Args:
-        model (`SuperSamModel` or `OfbViTForImageClassification`): A supernet, a subnet, a found or fine-tuned model;
-            also one that was itself loaded with `trust_remote_code=True`.
+        model (`SuperSamModel`, `OfbViTForImageClassification` or alike): A supernet, a subnet, a found or fine-tuned
+            model; also one that was itself loaded with `trust_remote_code=True`.
         folder (`str` or `Path`): Where to. A model folder that lies there is replaced, if it holds nothing
             else.
         processor (*optional*): Of a SAM: any SAM processor; the one for the model's input size if left out. Of a
@@ -190,7 +202,7 @@ def _write_model(model: Any, folder: Path, max_shard_size: int | str) -> None:
 
 
 def _write_processor(model: Any, processor: Any, folder: Path) -> None:
-    if model.config.model_type == "ofb_vit":
+    if model.config.model_type in CLASSIFIERS:
         processor.save_pretrained(folder)
         return
     if processor is None:

@@ -9,12 +9,13 @@ from transformers import (
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
     PreTrainedModel,
+    SwinForImageClassification,
     ViTForImageClassification,
 )
 
-from ..elastic.cost import SamShape, count_macs, count_parameters
-from ..elastic.vit_cost import ViTShape
-from ..models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
+from ..elastic.cost import SamShape, classifier_shape, count_macs, count_parameters
+from ..models.classifiers import CLASSIFIER_CLASSES
+from ..models.ofb_vit import OfbViTConfig
 from ..models.supersam.configuration_supersam import SuperSamConfig
 from ..models.supersam.elastic_supersam import Subnet
 from .hardware import hardware
@@ -23,10 +24,11 @@ from .memory import measure_peak_memory
 
 
 CLASSIFIERS = (
-    OfbViTForImageClassification,
+    *CLASSIFIER_CLASSES,
     ViTForImageClassification,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
+    SwinForImageClassification,
 )
 # those that can be brought to another input size
 RESIZABLE = (SuperSamConfig.model_type, OfbViTConfig.model_type)
@@ -90,7 +92,8 @@ def measure_model(
     the numbers of the model that is deployed, measure `model.extract(subnet)`.
 
     Args:
-        model (`SuperSamModel`, `SamModel`, `OfbViTForImageClassification` or a stock ViT or DeiT classifier): On cpu,
+        model (`SuperSamModel`, `SamModel`, `OfbViTForImageClassification` or another classifier of ours, or a stock
+            ViT, DeiT or Swin): On cpu,
             cuda or mps.
         subnet ([`Subnet`], *optional*): Runs this subnet; `SuperSamModel` only.
         image_size (`int`, *optional*): In pixels a side; other than the model's own not for stock models.
@@ -177,10 +180,10 @@ def _vision(model: Any) -> Any:
     return model.config if _is_classifier(model) else model.config.vision_config
 
 
-def _shape(model: Any) -> SamShape | ViTShape:
+def _shape(model: Any) -> Any:
     if not _is_classifier(model):
         return SamShape.from_config(model.config)
-    shape = ViTShape.from_config(model.config)
+    shape = classifier_shape(model.config)
     # the config of one that was built and not loaded does not say that it has two heads
     return replace(shape, num_heads_out=2) if isinstance(model, DeiTForImageClassificationWithTeacher) else shape
 
@@ -196,8 +199,10 @@ def _check(model: Any, subnet: Subnet | None, image_size: int | None, *, batch_s
         _check_sam(model, subnet)
     own_size, stock = _vision(model).image_size, model.config.model_type not in RESIZABLE
     if stock and image_size not in (None, own_size):
-        kind, ours = ("ViT", "OfbViTForImageClassification") if _is_classifier(model) else ("SAM", "SuperSamModel")
-        raise ValueError(f"`image_size` of a stock {kind} is its own, {own_size}, got {image_size}; use {ours}.")
+        raise ValueError(
+            f"`image_size` of a {type(model).__name__} is its own, {own_size}, got {image_size}; SuperSamModel and "
+            "OfbViTForImageClassification can be brought to another."
+        )
 
 
 def _check_sam(model: Any, subnet: Subnet | None) -> None:

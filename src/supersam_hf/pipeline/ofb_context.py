@@ -15,7 +15,7 @@ from ..data import ImageStream, build_loader
 from ..data.classification import ImageDataset, load_classification, stream_classification
 from ..data.labels import match_labels
 from ..data.ranges import RowRange
-from ..models.ofb_vit import OfbViTForImageClassification
+from ..models.classifiers import load_classifier
 from ..ofb_recipe import OfbRecipe
 from .folder import RunFolder
 
@@ -115,24 +115,25 @@ class OfbRun(RunFolder):
         revision = self.recipe.model.revision
         return {} if revision is None else {"revision": revision}
 
-    def load(self, name: str | Path, **kwargs: Any) -> OfbViTForImageClassification:
+    def load(self, name: str | Path, **kwargs: Any) -> Any:
         """A model in eval mode on this process's device."""
         implementation = self.recipe.model.attn_implementation
-        model = OfbViTForImageClassification.from_pretrained(name, attn_implementation=implementation, **kwargs)
+        model = load_classifier(name, attn_implementation=implementation, **kwargs)
         return model.to(self.state.device).eval()
 
-    def original(self) -> OfbViTForImageClassification:
+    def original(self) -> Any:
         """The model that the run starts from, with a head for the dataset's classes."""
         if self.recipe.pretrain.enabled:
             return self.load(self.folder / "pretrained")
         args = self.recipe.model
-        model = self.load(str(args.name), image_size=args.image_size, **self._hub)
+        size = {} if args.image_size is None else {"image_size": args.image_size}
+        model = self.load(str(args.name), **size, **self._hub)
         if not args.new_labels:
             return self.with_labels(model)
         torch.manual_seed(self.recipe.finetune.seed)
         return model.reset_classifier(self.label_names)
 
-    def with_labels(self, model: OfbViTForImageClassification) -> OfbViTForImageClassification:
+    def with_labels(self, model: Any) -> Any:
         """The model with the rows of its head that are the dataset's classes, found by name.
 
         Raises:
@@ -143,7 +144,7 @@ class OfbRun(RunFolder):
         indices = match_labels(self.label_names, names, self.recipe.data.label_mapping)
         return model if indices == list(range(len(names))) else model.select_labels(indices)
 
-    def newest(self, *names: str) -> OfbViTForImageClassification:
+    def newest(self, *names: str) -> Any:
         """The first of these models that the run has, as anyone would load it; else the original."""
         for name in names:
             if self.has_model(name):

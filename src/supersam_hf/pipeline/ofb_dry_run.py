@@ -1,24 +1,24 @@
 """`--dry_run` of OFB: what a recipe would do and take, told without doing it. Nothing is written."""
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..bimask.budget import make_budget
-from ..bimask.cost import smallest_shape
+from ..bimask.cost import number_of_networks, smallest_shape
+from ..bimask.families import family_of
 from ..bimask.masking import MaskedModel
 from ..data.classification import stream_classification
-from ..elastic.vit_cost import ViTShape, count_macs, count_parameters
+from ..elastic.cost import classifier_shape, count_macs, count_parameters
 from ..hub.tables import duration
 from ..measure.latency import measure_latency
 from ..measure.training_memory import training_memory
-from ..models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
+from ..models.classifiers import CLASSIFIERS, classifier_class
 from ..ofb_recipe import OfbRecipe
 from ..training.arguments import EngineArguments
-from ..training.pretrain_classifier import new_vit
+from ..training.pretrain_classifier import new_classifier
 from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
 from .plan_lines import (
@@ -76,39 +76,42 @@ def labelled_images(recipe: OfbRecipe) -> Images:
     return counted(data, lambda part: len(stream_classification(data, part)[0]))
 
 
-def model_config(recipe: OfbRecipe) -> OfbViTConfig:
+def model_config(recipe: OfbRecipe) -> Any:
     """The config of the model that a run starts from; no weights are needed, a folder with `config.json` will do."""
     args = recipe.model
     if recipe.pretrain.enabled:
         with torch.device("meta"):
-            return new_vit(recipe.pretrain, ["a", "b"]).config
+            return new_classifier(recipe.pretrain, ["a", "b"]).config
     hub: dict[str, Any] = {} if args.revision is None else {"revision": args.revision}
-    config = OfbViTConfig.from_pretrained(str(args.name), **hub)
+    config = classifier_class(str(args.name), **hub).config_class.from_pretrained(str(args.name), **hub)
     if args.image_size is not None:
         config.image_size = args.image_size
     return config
 
 
-def _model_lines(recipe: OfbRecipe, config: OfbViTConfig, searched: bool) -> list[str]:
-    shape, space = ViTShape.from_config(config), recipe.space
+def _model_lines(recipe: OfbRecipe, config: Any, searched: bool) -> list[str]:
+    shape, space = classifier_shape(config), recipe.space
     name = "a ViT of its own" if recipe.pretrain.enabled else recipe.model.name
-    lines = [f"model: {name}, {shape.image_size} px, {len(shape.mlp_dims)} layers of {shape.hidden_size}"]
+    lines = [f"model: {name}, {shape.image_size} px, {len(shape.mlp_dims)} layers of {_widths(shape)}"]
     lines.append(_shape_line("original", shape))
     if not searched:
         return lines
-    layers = zip(shape.num_heads, shape.head_dims, shape.mlp_dims)
-    options = [
-        len(space.head_sizes(heads)) * len(space.channel_sizes(head)) * len(space.mlp_sizes(mlp))
-        for heads, head, mlp in layers
-    ]
-    subnets = prod(options) * len(space.embedding_sizes(shape.hidden_size))
     budget = make_budget(shape, space, recipe.search.max_macs, recipe.search.max_params)
     lines.append(_shape_line("smallest", smallest_shape(shape, space)))
     kind = "MACs" if budget.kind == "macs" else "parameters"
-    return [*lines, f"  {subnets:.3g} networks", f"  budget          {budget.limit:,} {kind} ({budget.fraction:.1%})"]
+    return [
+        *lines,
+        f"  {number_of_networks(shape, space):.3g} networks",
+        f"  budget          {budget.limit:,} {kind} ({budget.fraction:.1%})",
+    ]
 
 
-def _shape_line(name: str, shape: ViTShape) -> str:
+def _widths(shape: Any) -> str:
+    """Of the embedding, or of every stage."""
+    return ", ".join(map(str, family_of(shape).stream_widths(shape)))
+
+
+def _shape_line(name: str, shape: Any) -> str:
     return f"  {name:<15} {count_parameters(shape):,} parameters, {count_macs(shape) / 1e9:,.4g} GMACs an image"
 
 
@@ -117,9 +120,9 @@ def _trainings(recipe: OfbRecipe) -> dict[str, EngineArguments]:
 
 
 def _training_lines(
-    recipe: OfbRecipe, config: OfbViTConfig, trainings: dict[str, EngineArguments], images: int | None, world: int
+    recipe: OfbRecipe, config: Any, trainings: dict[str, EngineArguments], images: int | None, world: int
 ) -> list[str]:
-    weights = 4 * count_parameters(ViTShape.from_config(config))
+    weights = 4 * count_parameters(config)
     lines = []
     for name, args in trainings.items():
         lines += training_lines(name, args, recipe.data.batch_size, images, world)
@@ -127,7 +130,7 @@ def _training_lines(
     return lines
 
 
-def _estimates(run: OfbRun, config: OfbViTConfig, trainings: dict[str, EngineArguments]) -> list[str]:
+def _estimates(run: OfbRun, config: Any, trainings: dict[str, EngineArguments]) -> list[str]:
     """Memory of the search, where there is one, before anything has left; time of each training."""
     recipe, device = run.recipe, torch.device(run.state.device)
     name = "search" if "search" in trainings else next(iter(trainings))
@@ -144,7 +147,7 @@ def _estimates(run: OfbRun, config: OfbViTConfig, trainings: dict[str, EngineArg
 
 
 def _build(
-    config: OfbViTConfig,
+    config: Any,
     recipe: OfbRecipe,
     args: EngineArguments,
     images: int,
@@ -155,13 +158,13 @@ def _build(
     """The model that a training trains, and its loss on `images` images, as a function of nothing."""
     implementation = recipe.model.attn_implementation
     with device:
-        model: Any = OfbViTForImageClassification._from_config(config, attn_implementation=implementation)
+        model: Any = CLASSIFIERS[config.model_type]._from_config(config, attn_implementation=implementation)
         if masked:
             model = MaskedModel(model, recipe.space, pmim=None)
     model.train()
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    side = ViTShape.from_config(config).image_size
+    side = config.image_size
     pixels = torch.zeros(images, config.num_channels, side, side, device=device)
     labels = torch.zeros(images, dtype=torch.long, device=device)
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.mixed_precision)
@@ -174,9 +177,7 @@ def _build(
     return model, loss
 
 
-def _step_seconds(
-    config: OfbViTConfig, recipe: OfbRecipe, name: str, args: EngineArguments, device: torch.device
-) -> float:
+def _step_seconds(config: Any, recipe: OfbRecipe, name: str, args: EngineArguments, device: torch.device) -> float:
     """Of an optimiser step, by the images that it takes."""
     wanted = recipe.data.batch_size * args.gradient_accumulation_steps
 

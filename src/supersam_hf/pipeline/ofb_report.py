@@ -14,7 +14,6 @@ from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import fingerprint, write_json
 from ..measure import compare_latency, example_inputs, hardware
-from ..models.ofb_vit import OfbViTForImageClassification
 from .costs import run_costs
 from .folder import image_counts
 from .journal import Journal
@@ -23,10 +22,10 @@ from .runner import on_main_process
 
 
 Row = dict[str, Any]
-Models = Mapping[str, OfbViTForImageClassification]
+Models = Mapping[str, Any]
 
 
-def models_of(run: OfbRun) -> dict[str, OfbViTForImageClassification]:
+def models_of(run: OfbRun) -> dict[str, Any]:
     """What is evaluated: the original, the model as it came out of the search, and the retrained one, if there."""
     args, models = run.recipe.evaluate, {}
     if args.original is not None:
@@ -56,7 +55,7 @@ def evaluated(run: OfbRun, models: Models, journal_name: str) -> list[Row]:
     return table
 
 
-def _accuracy(run: OfbRun, model: OfbViTForImageClassification) -> dict[str, Any]:
+def _accuracy(run: OfbRun, model: Any) -> dict[str, Any]:
     return asdict(evaluate_classifier(model, run.eval_loader))
 
 
@@ -93,7 +92,7 @@ def add_speed(run: OfbRun, table: list[Row], models: Models) -> None:
                 row[key]["images_per_second"] = batch_size / (measured.latency.median_ms / 1e3)
 
 
-def _forward(model: OfbViTForImageClassification, batch_size: int) -> Any:
+def _forward(model: Any, batch_size: int) -> Any:
     inputs = example_inputs(model, batch_size)
     return torch.inference_mode()(lambda: model(**inputs))
 

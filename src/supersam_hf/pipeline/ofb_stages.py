@@ -8,13 +8,12 @@ from typing import Any
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import write_json
-from ..models.ofb_vit import OfbViTForImageClassification
 from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
 from ..training.bimask import train_bimask
 from ..training.checkpoints import checkpoints
 from ..training.engine import Engine
 from ..training.finetune import finetune_classifier
-from ..training.pretrain_classifier import new_vit, pretrain_classifier
+from ..training.pretrain_classifier import new_classifier, pretrain_classifier
 from .measurement import write_measurement
 from .ofb_context import OfbRun
 from .runner import stage_record
@@ -24,7 +23,7 @@ def pretrain(run: OfbRun) -> None:
     """`pretrained/`: a small ViT of one's own."""
     args = run.recipe.pretrain
     folder, meter = run.folder / "pretrain", run.meter
-    model = pretrain_classifier(new_vit(args, run.label_names), run.train_loader, args, folder, meter=meter)
+    model = pretrain_classifier(new_classifier(args, run.label_names), run.train_loader, args, folder, meter=meter)
     run.write_model("pretrained", model, run.processor)
 
 
@@ -110,7 +109,7 @@ def measure(run: OfbRun) -> None:
     write_measurement(run, args, model)
 
 
-def _teacher(run: OfbRun, name: str | None) -> OfbViTForImageClassification | None:
+def _teacher(run: OfbRun, name: str | None) -> Any | None:
     """A ViT or DeiT to distil from, with the dataset's labels."""
     return None if name is None else run.with_labels(run.load(name))
 

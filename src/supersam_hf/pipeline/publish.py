@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 from ..files import fingerprint
 from ..hub.card import model_card
 from ..hub.facts import CardFacts
-from ..models.ofb_vit import OfbViTForImageClassification
+from ..models.classifiers import CLASSIFIER_CLASSES, CLASSIFIERS, load_classifier
 from ..models.supersam import Subnet, SuperSamModel, SuperSamProcessor
 from .cards import ofb, supersam
 from .cards.adapter import adapter_facts
@@ -86,7 +86,7 @@ def publication(
     where = {"repo": repo_id or ".", "revision": revision or version or "main"}
     if isinstance(model, Path):
         return Publication(model, None, model_card(adapter_facts(records, **where)), version=version)
-    if isinstance(model, OfbViTForImageClassification):
+    if isinstance(model, CLASSIFIER_CLASSES):
         facts = ofb.classifier_facts(records, name, model, weights=weights, **where)
         record = ofb.search_record(records)
         return _of(records, model, processor, facts, {"name": name, **record}, ofb.seeds(records), version=version)
@@ -122,7 +122,8 @@ def _method(records: RunRecords, name: str) -> str:
     """Which of the two a run is of, by any model that it has."""
     for saved in ("supernet", "subnet", "searched", "finetuned", "pretrained"):
         if _has(records, saved):
-            return "ofb" if AutoConfig.from_pretrained(records.folder / saved).model_type == "ofb_vit" else "supersam"
+            model_type = AutoConfig.from_pretrained(records.folder / saved).model_type
+            return "ofb" if model_type in CLASSIFIERS else "supersam"
     _refuse_without_supernet(records, name)
     raise ValueError(f"{records.folder} has no model yet: the run has not got so far.")
 
@@ -144,14 +145,14 @@ def _refuse_without_supernet(records: RunRecords, name: str) -> None:
     )
 
 
-def _classifier(records: RunRecords, name: str, stock: bool) -> tuple[OfbViTForImageClassification, Any]:
+def _classifier(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any]:
     if stock:
         raise ValueError("`stock` is of a SAM; a classifier cannot be written so.")
     if name not in OFB_NAMES:
         raise ValueError(f"`name` is {name!r}; of an OFB run it may be one of {list(OFB_NAMES)}.")
     # The extracted one is the searched one, checked.
     folder = _model_folder(records, "searched" if name == "subnet" and not _has(records, "subnet") else name)
-    return OfbViTForImageClassification.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    return load_classifier(folder).eval(), AutoImageProcessor.from_pretrained(folder)
 
 
 def _of(

@@ -95,7 +95,8 @@ def plot_architecture(architectures: Mapping[str, Architecture], path: str | Pat
     """Found architectures beside the original's (OFB, Fig. 6): heads, Q-K-V channels, MLP widths, embedding width.
 
     Args:
-        architectures (`Mapping[str, Mapping]`): By name, the original first and at least one more: `hidden_size`, and
+        architectures (`Mapping[str, Mapping]`): By name, the original first and at least one more: `hidden_size` (or
+            `hidden_sizes` of the stages), and
             one number a layer in `num_attention_heads`, `head_dim` and `intermediate_size`. Each found one gets a
             grid of heads and layers, with the Q-K-V channels of a head in its cell.
         path (`str` or `Path`): The picture, `.png` (or `.pdf`, `.svg`). Its folder is made.
@@ -110,7 +111,8 @@ def plot_architecture(architectures: Mapping[str, Architecture], path: str | Pat
     _check_architectures(architectures)
     (_, original), *found = architectures.items()
     depth, most_heads = len(original["head_dim"]), max(original["num_attention_heads"])
-    heights = [*[0.85 + 0.34 * most_heads] * len(found), 2.4, 0.75 + 0.24 * len(architectures)]
+    bars = len(architectures) * len(stream_widths(original))
+    heights = [*[0.85 + 0.34 * most_heads] * len(found), 2.4, 0.75 + 0.24 * bars]
     figure = Figure(figsize=(min(max(6.4, 1.4 + 0.52 * depth), 16), 0.5 + sum(heights)))
     panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (name, architecture) in zip(panels, found):
@@ -240,7 +242,7 @@ def _width(architecture: Architecture, name: str) -> int:
     """Units of a submodule: hidden units of an MLP, channels over all heads, or channels of the embedding."""
     kind, _, layer = name.partition(".")
     if kind == "embedding":
-        return architecture["hidden_size"]
+        return stream_widths(architecture)[int(layer or 0)]
     if kind == "mlp":
         return architecture["intermediate_size"][int(layer)]
     return architecture["num_attention_heads"][int(layer)] * architecture["head_dim"][int(layer)]
@@ -308,17 +310,25 @@ def _draw_mlp(axes: Axes, architectures: Mapping[str, Architecture]) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles))
 
 
+def stream_widths(architecture: Architecture) -> list[int]:
+    """Channels of the embedding, or of every stage."""
+    return architecture["hidden_sizes"] if "hidden_sizes" in architecture else [architecture["hidden_size"]]
+
+
 def _draw_embedding(axes: Axes, architectures: Mapping[str, Architecture]) -> None:
-    names = list(architectures)
-    colors = ["white", *(ARCHITECTURE_COLORS[i % len(ARCHITECTURE_COLORS)] for i in range(len(names) - 1))]
+    """A bar for every architecture, stage by stage where there are stages."""
+    widths = {name: stream_widths(architecture) for name, architecture in architectures.items()}
+    stages = len(next(iter(widths.values())))
+    colors = ["white", *(ARCHITECTURE_COLORS[i % len(ARCHITECTURE_COLORS)] for i in range(len(widths) - 1))]
     edges = [GREY, *colors[1:]]
-    widths = [architectures[name]["hidden_size"] for name in names]
-    bars = axes.barh(names, widths, 0.7, color=colors, edgecolor=edges, linewidth=0.9)
+    labels = [f"stage {i}: {name}" if stages > 1 else name for i in range(stages) for name in widths]
+    lengths = [widths[name][i] for i in range(stages) for name in widths]
+    bars = axes.barh(labels, lengths, 0.7, color=colors * stages, edgecolor=edges * stages, linewidth=0.9)
     axes.bar_label(bars, fontsize=8, padding=2)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.1 * max(widths))
+    axes.set_xlim(0, 1.1 * max(lengths))
     axes.grid(False, axis="y")
     axes.set_title("Embedding width (channels)", loc="left")
 
 
-__all__ = ["plot_architecture", "plot_bimask", "plot_losses", "plot_macs"]
+__all__ = ["plot_architecture", "plot_bimask", "plot_losses", "plot_macs", "stream_widths"]

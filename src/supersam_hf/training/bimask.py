@@ -19,7 +19,6 @@ from ..bimask.space import SearchSpace
 from ..classification import check_labels
 from ..files import fingerprint
 from ..measure.cost import CostMeter
-from ..models.ofb_vit import OfbViTForImageClassification
 from .bimask_arguments import BiMaskArguments
 from .classify import classification_loss, mix_batch, seed_step
 from .context import data_context
@@ -29,7 +28,7 @@ from .layer_decay import layer_decay_groups
 
 
 def train_bimask(
-    model: OfbViTForImageClassification,
+    model: Any,
     space: SearchSpace,
     loader: DataLoader,
     args: BiMaskArguments,
@@ -38,11 +37,11 @@ def train_bimask(
     evaluate: Callable[[Engine], dict[str, float]] | None = None,
     teacher: torch.nn.Module | None = None,
     meter: CostMeter | None = None,
-) -> tuple[OfbViTForImageClassification, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Searches `model` for a network within the budget, and trains it; `model` is used up.
 
     Args:
-        model ([`OfbViTForImageClassification`]): Pretrained, with the loader's labels.
+        model (`PreTrainedModel`): Of one of the families (`bimask/families`): Pretrained, with the loader's labels.
         loader (`DataLoader`): Of an `ImageDataset`, from `data.build_loader`, training mode.
         output_dir (`Path` or `str`): Takes `log.jsonl`, `history.jsonl` and the checkpoints from which an interrupted
             search goes on.
@@ -81,9 +80,7 @@ def train_bimask(
     return deploy(search.masked), search.report() | steps
 
 
-def new_search(
-    model: OfbViTForImageClassification, space: SearchSpace, args: BiMaskArguments, output_dir: Path
-) -> BiMaskSearch:
+def new_search(model: Any, space: SearchSpace, args: BiMaskArguments, output_dir: Path) -> BiMaskSearch:
     """The search that these arguments ask for, before its first step."""
     return BiMaskSearch(
         model,
@@ -172,15 +169,16 @@ class BiMaskTrainer:
         images, targets = mix_batch(batch, mix, config.num_labels, generator)
         mask = None
         if ratio > 0:
-            patches = (config.image_size // config.patch_size) ** 2
-            mask = sample_mask(len(images), patches, ratio, generator)
+            masking: Any = self.search.masked.patch_masking
+            mask = sample_mask(len(images), masking.squares, ratio, generator)
         outputs = engine.model(pixel_values=images, patch_mask=mask)
         with torch.no_grad(), engine.accelerator.autocast():
             teacher_logits = None if self.teacher is None else self.teacher(pixel_values=images).logits
         loss = classification_loss(outputs.logits, targets, args.loss, teacher_logits)
         if mask is None:
             return {"loss_class": loss}
-        rec = reconstruction_loss(outputs.reconstruction, local_normalised(images, mask, config.patch_size))
+        decoder: Any = self.search.masked.decoder
+        rec = reconstruction_loss(outputs.reconstruction, local_normalised(images, mask, decoder.patch_size))
         if args.balance_reconstruction:
             rec = rec * (loss.detach() / rec.detach().clamp(min=1e-6))
         return {"loss_class": loss, "loss_reconstruction": args.reconstruction_weight * rec}

@@ -18,7 +18,8 @@ class DropPath:
     generator's.
 
     Args:
-        model (`PreTrainedModel`): [`OfbViTForImageClassification`], or a ViT or DeiT of transformers.
+        model (`PreTrainedModel`): [`OfbViTForImageClassification`] or alike, or a ViT, DeiT or Swin of transformers,
+            whose own rate counts for nothing until `remove`.
         rate (`float`): In [0, 1). 0: no hooks.
 
     Raises:
@@ -29,12 +30,18 @@ class DropPath:
         if not 0 <= rate < 1:
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {rate}.")
         self.handles: list[Any] = []
-        layers = model.base_model.layers
+        self._own: list[tuple[Any, float]] = []
+        layers = _layers(model)
         for i, layer in enumerate(layers):
             rate_of_layer = rate * i / max(1, len(layers) - 1)
+            own: Any = getattr(layer, "drop_path", None)
+            if hasattr(own, "drop_prob"):
+                self._own.append((own, own.drop_prob))
+                own.drop_prob = 0.0
             if rate_of_layer > 0:
                 # The last linear layer of each residual branch: without its output, bias included, the branch is zero.
-                for branch in (layer.attention.o_proj, layer.mlp.fc2):
+                # Swin's output projection sees windows; its attention's branch ends in a module of its own.
+                for branch in (getattr(layer, "drop_path", layer.attention.o_proj), layer.mlp.fc2):
                     self.handles.append(branch.register_forward_hook(partial(drop_path, rate=rate_of_layer)))
 
     def remove(self) -> None:
@@ -42,6 +49,15 @@ class DropPath:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
+        for module, rate in self._own:
+            module.drop_prob = rate
+        self._own.clear()
+
+
+def _layers(model: Any) -> list[Any]:
+    """Every block with an attention and an MLP, in their order."""
+    base = model.base_model
+    return list(base.layers) if hasattr(base, "layers") else [b for stage in base.encoder.layers for b in stage.blocks]
 
 
 def drop_path(module: torch.nn.Module, inputs: Any, output: torch.Tensor, rate: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A small ViT of one's own, from scratch: something to search in where no checkpoint fits."""
+"""A small ViT or Swin of one's own, from scratch: something to search in where no checkpoint fits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,17 +8,19 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..measure.cost import CostMeter
-from ..models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
+from ..models.classifiers import CLASSIFIERS
+from ..models.ofb_swin import OfbSwinConfig
+from ..models.ofb_vit import OfbViTConfig
 from .classify import MixArguments
 from .finetune import ClassifierFinetuneArguments, finetune_classifier
 
 
-__all__ = ["PretrainClassifierArguments", "new_vit", "pretrain_classifier"]
+__all__ = ["PretrainClassifierArguments", "new_classifier", "pretrain_classifier"]
 
 
 @dataclass
 class PretrainClassifierArguments(ClassifierFinetuneArguments):
-    """A small ViT, trained from scratch."""
+    """A small ViT or Swin, trained from scratch."""
 
     enabled: bool = False
     """Run this stage; false: `model.name` is loaded."""
@@ -27,11 +29,15 @@ class PretrainClassifierArguments(ClassifierFinetuneArguments):
     patch_size: int = 4
     """Patch size, px a side."""
     hidden_size: int = 96
-    """Width of the embedding."""
+    """Width of the embedding; of a Swin, of the first stage: each further one has twice as many channels."""
     num_hidden_layers: int = 6
-    """Layers."""
+    """Layers of a ViT."""
     num_attention_heads: int = 4
-    """Heads a layer."""
+    """Heads a layer; of a Swin, of the first stage: each further one has twice as many."""
+    depths: list[int] | None = None
+    """Blocks of each stage of a Swin ([2, 2, 6, 2], ...); null: a ViT."""
+    window_size: int = 4
+    """Window of a Swin, patches a side."""
     mlp_ratio: float = 4.0
     """MLP width over embedding width."""
     learning_rate: float = 1e-3
@@ -55,13 +61,16 @@ class PretrainClassifierArguments(ClassifierFinetuneArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "window_size")
+        for name in ("image_size", "patch_size", *sizes):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"`image_size` must be a multiple of `patch_size` {self.patch_size}, got {self.image_size}."
             )
+        if self.depths is not None and (not self.depths or min(self.depths) < 1):
+            raise ValueError(f"`depths` must be numbers of 1 or more, one a stage, or null, got {self.depths}.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` must be a multiple of `num_attention_heads` {self.num_attention_heads}, got "
@@ -71,31 +80,51 @@ class PretrainClassifierArguments(ClassifierFinetuneArguments):
             raise ValueError(f"`mlp_ratio` must give the MLP 1 unit or more, got {self.mlp_ratio}.")
 
 
-def new_vit(args: PretrainClassifierArguments, label_names: Sequence[str]) -> OfbViTForImageClassification:
-    """An untrained ViT of these sizes with a head for these labels; its weights depend on `args.seed` alone."""
-    config = OfbViTConfig(
-        image_size=args.image_size,
-        patch_size=args.patch_size,
+def new_classifier(args: PretrainClassifierArguments, label_names: Sequence[str]) -> Any:
+    """An untrained ViT or Swin of these sizes with a head for these labels; its weights depend on `args.seed`
+    alone."""
+    common: dict[str, Any] = {
+        "image_size": args.image_size,
+        "patch_size": args.patch_size,
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: i for i, name in enumerate(label_names)},
+    }
+    config: Any = _vit_config(args, common) if args.depths is None else _swin_config(args, args.depths, common)
+    torch.manual_seed(args.seed)
+    return CLASSIFIERS[config.model_type](config)
+
+
+def _vit_config(args: PretrainClassifierArguments, common: dict[str, Any]) -> OfbViTConfig:
+    return OfbViTConfig(
         hidden_size=args.hidden_size,
         num_hidden_layers=args.num_hidden_layers,
         num_attention_heads=args.num_attention_heads,
         intermediate_size=int(args.hidden_size * args.mlp_ratio),
         # the published ViT and DeiT checkpoints' value
         layer_norm_eps=1e-6,
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
+        **common,
     )
-    torch.manual_seed(args.seed)
-    return OfbViTForImageClassification(config)
+
+
+def _swin_config(args: PretrainClassifierArguments, depths: list[int], common: dict[str, Any]) -> OfbSwinConfig:
+    return OfbSwinConfig(
+        embed_dim=args.hidden_size,
+        depths=list(depths),
+        num_heads=[args.num_attention_heads * 2**stage for stage in range(len(depths))],
+        window_size=args.window_size,
+        mlp_ratio=args.mlp_ratio,
+        drop_path_rate=0.0,  # the trainings' own
+        **common,
+    )
 
 
 def pretrain_classifier(
-    model: OfbViTForImageClassification,
+    model: Any,
     loader: DataLoader,
     args: PretrainClassifierArguments,
     output_dir: Any,
     *,
     meter: CostMeter | None = None,
-) -> OfbViTForImageClassification:
-    """Trains a [`new_vit`]; [`finetune_classifier`] under another name in the progress bar."""
+) -> Any:
+    """Trains a [`new_classifier`]; [`finetune_classifier`] under another name in the progress bar."""
     return finetune_classifier(model, loader, args, output_dir, description="pretrain", meter=meter)

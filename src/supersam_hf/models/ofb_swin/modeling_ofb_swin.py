@@ -1,5 +1,6 @@
 """PyTorch OFB Swin: stock Swin, whose stages and blocks may each have widths of their own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -197,6 +198,52 @@ class OfbSwinForImageClassification(OfbSwinPreTrainedModel, SwinForImageClassifi
         self.swin = OfbSwinModel(config)
         self.classifier = nn.Linear(self.swin.num_features, self.num_labels) if self.num_labels > 0 else nn.Identity()
         self.post_init()
+
+    def select_labels(self, indices: Sequence[int]) -> "OfbSwinForImageClassification":
+        """Keeps these labels, in this order: rows of the head, and the config's names.
+
+        In place; returns the model itself.
+
+        Raises:
+            ValueError: If `indices` is empty, repeats a label or holds one that the model does not have.
+        """
+        id2label: Any = self.config.id2label
+        if not indices or len(set(indices)) != len(indices) or not set(indices) <= set(id2label):
+            raise ValueError(
+                f"`indices` must be one or more of the labels 0 to {len(id2label) - 1}, each once, got "
+                f"{list(indices)}."
+            )
+        rows = {key: value[list(indices)] for key, value in self.classifier.state_dict().items()}
+        self._new_head([id2label[i] for i in indices]).load_state_dict(rows)
+        return self
+
+    def reset_classifier(self, names: Sequence[str]) -> "OfbSwinForImageClassification":
+        """A new, random head for labels of these names.
+
+        In place; returns the model itself. Seeded by torch's global generator.
+
+        Raises:
+            ValueError: If `names` is empty or repeats a name.
+        """
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"`names` must be one or more labels, each once, got {list(names)}.")
+        head = self._new_head(list(names))
+        nn.init.normal_(head.weight, std=self.config.initializer_range)
+        nn.init.zeros_(head.bias)
+        return self
+
+    def _new_head(self, names: list[str]) -> nn.Linear:
+        """Puts a head for these labels in the place of the old one."""
+        like = self.swin.layernorm.weight
+        head = nn.Linear(len(like), len(names), device=like.device, dtype=like.dtype).train(self.training)
+        self.classifier = head
+        self.config.id2label = dict(enumerate(names))
+        self.config.label2id = {name: i for i, name in enumerate(names)}
+        # derived by `loss_function` from the number of labels: let it do so again
+        if self.config.problem_type == "single_label_classification":
+            self.config.problem_type = None
+        self.num_labels = len(names)
+        return head
 
 
 def _check_loaded(model: Any, info: dict[str, Any], source: Any) -> None:

@@ -9,7 +9,13 @@ from .modeling_ofb_vit import (
 )
 
 
+# Whose checkpoints load, and which class of ours searches and deploys them.
+STOCK_TYPES = ("vit", "deit")
+CLASSIFIER = OfbViTForImageClassification
+
 __all__ = [
+    "CLASSIFIER",
+    "STOCK_TYPES",
     "OfbViTConfig",
     "OfbViTForImageClassification",
     "OfbViTImageClassifierOutput",

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
+from ...bimask.extract import architecture
 from ...elastic.cost import count_macs, count_parameters
 from ...hub.facts import CardFacts, Layer, Limit, Row
-from ...models.ofb_vit import OfbViTForImageClassification
+from ...plots.ofb import stream_widths
 from .lines import cost_note, data_lines, seed_limit, training_line
 from .records import RunRecords
 
@@ -17,7 +18,7 @@ QUALITIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 def classifier_facts(
     records: RunRecords,
     name: str,
-    model: OfbViTForImageClassification,
+    model: Any,
     *,
     repo: str,
     revision: str,
@@ -27,10 +28,11 @@ def classifier_facts(
 
     Args:
         name (`str`): `subnet` or `searched`, as it came out of the search, or `finetuned`.
-        model ([`OfbViTForImageClassification`]): The model itself.
+        model (`PreTrainedModel`): The model itself.
         weights (`str`, *optional*): Its fingerprint.
     """
     config: Any = model.config
+    found = architecture(model)
     original, evaluated = original_architecture(records), records.evaluated_on
     finetuned, hardware = name == "finetuned", records.results.get("hardware")
     trainings = (["search"] if records.search is not None else []) + (["finetune"] if finetuned else [])
@@ -48,8 +50,8 @@ def classifier_facts(
         data_lines=data_lines(records, objects=False),
         rows=rows(records, name, model, weights),
         budget=[] if records.search is None else _budget(records.search, config),
-        layers=[] if original is None else _layers(original, config),
-        embedding=None if original is None else (original["hidden_size"], config.hidden_size),
+        layers=[] if original is None else _layers(original, found),
+        embedding=None if original is None else (_streams(original), _streams(found)),
         search_lines=_search_lines(records),
         training_lines=_training_lines(records, finetuned),
         limits=_limits(records),
@@ -65,7 +67,7 @@ def classifier_facts(
     )
 
 
-def rows(records: RunRecords, name: str, model: OfbViTForImageClassification, weights: str | None = None) -> list[Row]:
+def rows(records: RunRecords, name: str, model: Any, weights: str | None = None) -> list[Row]:
     """The original, what the search left where it was retrained, and the model itself, last."""
     config: Any = model.config
     params, macs = count_parameters(config), count_macs(config)
@@ -124,9 +126,13 @@ def _budget(search: dict[str, Any], config: Any) -> list[Limit]:
     return [Limit(what, search["budget"], reached, search["original"][kind])]
 
 
-def _layers(original: dict[str, Any], config: Any) -> list[Layer]:
+def _streams(architecture: dict[str, Any]) -> str:
+    return ", ".join(map(str, stream_widths(architecture)))
+
+
+def _layers(original: dict[str, Any], found: dict[str, Any]) -> list[Layer]:
     full = [dict(zip(WIDTHS, widths)) for widths in zip(*(original[key] for key in WIDTHS.values()))]
-    kept = [dict(zip(WIDTHS, widths)) for widths in zip(*config.layer_widths)]
+    kept = [dict(zip(WIDTHS, widths)) for widths in zip(*(found[key] for key in WIDTHS.values()))]
     return [Layer(i, before, after) for i, (before, after) in enumerate(zip(full, kept))]
 
 
