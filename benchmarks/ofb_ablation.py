@@ -36,7 +36,7 @@ from supersam_hf.bimask.scores import BiMask
 from supersam_hf.bimask.submodules import Submodule
 from supersam_hf.classification import evaluate_classifier
 from supersam_hf.cli import recipe_parser
-from supersam_hf.elastic.vit_cost import count_macs, count_parameters
+from supersam_hf.elastic.cost import count_macs, count_parameters
 from supersam_hf.files import write_json
 from supersam_hf.measure import hardware
 from supersam_hf.ofb_recipe import OfbRecipe
@@ -140,10 +140,13 @@ def prune_at_once(model: Any, run: OfbRun, limit: float, *, random: bool, seed: 
 
 def magnitudes(submodule: Submodule, mask: BiMask) -> torch.Tensor:
     """L2 norm of all that a unit has in the weights, (groups, units)."""
-    total = torch.zeros(mask.groups * mask.units, device=mask.score.device)
+    count = mask.groups * mask.units
+    total = torch.zeros(count, device=mask.score.device)
     for piece in submodule.sliced:
+        if piece.per_group:  # the same for all units of a head
+            continue
         weight = getattr(piece.module, piece.name).detach().movedim(piece.dim, 0)
-        total += weight.reshape(len(weight), -1).square().sum(1)
+        total += weight.unflatten(0, (piece.copies, count)).transpose(0, 1).flatten(1).square().sum(1)
     norms = total.sqrt().view(mask.groups, mask.units)
     # standardised: scores are ranked after a sigmoid, which is flat for large ones
     return (norms - norms.mean()) / norms.std()
@@ -164,7 +167,7 @@ def largest_shares(masked: MaskedModel, limit: float) -> tuple[float, float]:
 def take_shares(masked: MaskedModel, embedding: float, others: float) -> None:
     """All groups of every submodule, with the most units that are at most these shares."""
     for name, mask in masked.masks.items():
-        limit = (embedding if name == "embedding" else others) * mask.units
+        limit = (embedding if masked.submodules[name].kind == "embedding" else others) * mask.units
         decide(mask, -1, max([i for i, size in enumerate(mask.unit_sizes) if size <= limit], default=0))
 
 
@@ -181,18 +184,7 @@ def decide(mask: BiMask, row: int, column: int) -> None:
 
 
 def shape_of_live(masked: MaskedModel, shape: Any) -> Any:
-    heads, widths, mlps, hidden = list(shape.num_heads), list(shape.head_dims), list(shape.mlp_dims), shape.hidden_size
-    for name, mask in masked.masks.items():
-        kind, _, layer = name.partition(".")
-        groups, units = mask.live_sizes()
-        if kind == "embedding":
-            hidden = units
-        elif kind == "mlp":
-            mlps[int(layer)] = units
-        else:
-            heads[int(layer)], widths[int(layer)] = groups, units
-    lists = {"num_heads": tuple(heads), "head_dims": tuple(widths), "mlp_dims": tuple(mlps)}
-    return replace(shape, hidden_size=hidden, **lists)
+    return masked.family.resized(shape, {name: mask.live_sizes() for name, mask in masked.masks.items()})
 
 
 def summarise(folder: Path) -> None:

@@ -140,8 +140,12 @@ class Family(ABC):
 
     def resized(self, shape: Any, sizes: Sizes) -> Any:
         """A shape in which these submodules have these sizes."""
+        return self._of_sizes(shape, self.sizes(shape) | sizes)
+
+    def _of_sizes(self, shape: Any, sizes: Sizes) -> Any:
+        """A shape of exactly these submodules."""
         by_kind: dict[str, list[tuple[int, int]]] = {}
-        for name, size in (self.sizes(shape) | sizes).items():
+        for name, size in sizes.items():
             by_kind.setdefault(kind_of(name), []).append(size)
         heads, head_dims = zip(*by_kind["attention"])
         mlp_dims = tuple(units for _, units in by_kind["mlp"])
@@ -157,7 +161,7 @@ class Family(ABC):
             head_dim = block.attention.head_dim
             sizes[f"attention.{i}"] = block.attention.q_proj.weight.shape[0] // head_dim, head_dim
             sizes[f"mlp.{i}"] = 1, block.mlp.fc1.weight.shape[0]
-        return self.resized(self.shape_class.from_config(model.config), sizes)
+        return self._of_sizes(self.shape_class.from_config(model.config), sizes)
 
     def submodules(self, model: Any, space: SearchSpace) -> dict[str, Submodule]:
         """The submodules that `space` leaves to the search, by name: streams, then attentions, then MLPs."""

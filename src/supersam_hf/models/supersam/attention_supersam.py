@@ -19,6 +19,7 @@ FORWARD_BLOCK, BACKWARD_BLOCK = 16 << 20, 4 << 20
 ALIGNMENT = 8
 # Asked once: no compiler sees through the question.
 AMX = torch.cpu._is_amx_tile_supported()
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def relative_attention(
@@ -115,34 +116,34 @@ class _BlockedAttention(torch.autograd.Function):
         rel_w: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        ctx.save_for_backward(query, key, value, rel_h, rel_w)
-        ctx.scale = scale
-        output = torch.empty_like(query)
+        output, log_sums = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=_exact(query))
         for group, rows in _blocks(query.shape[0], query.shape[1], FORWARD_BLOCK):
             # (groups, rows, tokens)
             bias = (rel_h[group, rows, :, None] + rel_w[group, rows, None, :]).flatten(-2)
             # a batch of one: the fused kernels want four dimensions
             block, keys, values = query[None, group, rows], key[None, group], value[None, group]
-            attended = F.scaled_dot_product_attention(block, keys, values, attn_mask=bias[None], scale=scale)
-            output[group, rows] = attended[0]
+            # what `scaled_dot_product_attention` calls on a CPU, which keeps the second result to itself
+            attended, sums = _fused(block, keys, values, attn_mask=bias[None], scale=scale)
+            output[group, rows], log_sums[group, rows] = attended[0], sums[0]
+        ctx.save_for_backward(query, key, value, rel_h, rel_w, output, log_sums)
+        ctx.scale = scale
         return output
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, rel_h, rel_w = ctx.saved_tensors
+        query, key, value, rel_h, rel_w, output, log_sums = ctx.saved_tensors
         grad_query, grad_h, grad_w = (torch.empty_like(x) for x in (query, rel_h, rel_w))
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
+        # softmax(x) = exp(x - log sum exp x), and its backward takes off the sum of weights times their gradients
+        shifted = rel_h - log_sums[..., None]
+        offset = -(grad_output * output).sum(-1, keepdim=True)
         for group, rows in _blocks(query.shape[0], query.shape[1], BACKWARD_BLOCK):
             scaled, grad = query[group, rows] * ctx.scale, grad_output[group, rows]
-            bias = (rel_h[group, rows, :, None] + rel_w[group, rows, None, :]).flatten(-2)
-            weights = torch.baddbmm(bias, scaled, key[group].transpose(1, 2)).softmax(
-                -1, dtype=torch.promote_types(query.dtype, torch.float32)
-            )
-            grad_weights = torch.bmm(grad, value[group].transpose(1, 2))
-            weights = weights.to(query.dtype)
+            # (groups, rows, tokens)
+            weights = (shifted[group, rows, :, None] + rel_w[group, rows, None, :]).flatten(-2)
+            weights = _add_product(weights, scaled, key[group].transpose(1, 2)).exp_().to(query.dtype)
             grad_value[group].baddbmm_(weights.transpose(1, 2), grad)
-            # of the softmax
-            grad_weights -= (grad_weights * weights).sum(-1, keepdim=True)
+            grad_weights = torch.baddbmm(offset[group, rows], grad, value[group].transpose(1, 2))
             grad_weights *= weights
             # (groups, rows, tokens) -> (groups, rows, height, width)
             grid = grad_weights.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
@@ -150,6 +151,16 @@ class _BlockedAttention(torch.autograd.Function):
             grad_query[group, rows] = torch.bmm(grad_weights, key[group]) * ctx.scale
             grad_key[group].baddbmm_(grad_weights.transpose(1, 2), scaled)
         return grad_query, grad_key, grad_value, grad_h, grad_w, None
+
+
+def _exact(tensor: torch.Tensor) -> torch.dtype:
+    """In which dtype logarithms of sums are kept."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`total`, which may be of a wider dtype, and the product, in the place of `total` where it can be."""
+    return total.baddbmm_(left, right) if total.dtype == left.dtype else total.add_(torch.bmm(left, right))
 
 
 __all__ = ["relative_attention"]
