@@ -20,15 +20,16 @@ VERBS = {
     "push": "publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card",
     "preview": "a figure of a data source: images as the model sees them, with objects and prompts",
     "prepare": "turn a raw dataset into canonical parquet, with its card; push it to the Hub",
+    "segment": "a ViT or DeiT, or what OFB found in one, with a SETR head: semantic segmentation",
     "experiment": "a table or figure of the SuperSAM paper, over variants and seeds, from any data and checkpoint",
     "convert": "turn an original SAM .pth checkpoint into a folder that from_pretrained loads",
 }
 OFB_VERBS = {
     "run": "the whole pipeline of a recipe: pretrain?, search, extract, finetune?, report",
-    "pretrain": "train a small ViT classifier from scratch",
-    "search": "bi-mask search of a ViT or DeiT under a budget; the network shrinks as it trains",
+    "pretrain": "train a small ViT or Swin classifier from scratch",
+    "search": "bi-mask search of a ViT, DeiT or Swin under a budget; the network shrinks as it trains",
     "extract": "save what the search found as a standalone model, checked",
-    "finetune": "retrain the found model, or transfer any ViT or DeiT to other classes",
+    "finetune": "retrain the found model, or transfer any ViT, DeiT or Swin to other classes",
     "evaluate": "top-1 and top-5 of the original, the searched and the retrained model; table",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
 }

@@ -15,7 +15,7 @@ from .interruption import Interrupted, interruptible
 Method = Literal["supersam", "ofb"]
 
 # Verbs with arguments of their own instead of a recipe: a module each in `commands/`.
-COMMANDS = ("convert", "experiment", "export", "prepare", "preview", "push", "report")
+COMMANDS = ("convert", "experiment", "export", "prepare", "preview", "push", "report", "segment")
 # Which sections each verb reads; the others are accepted (a recipe has them all) but not listed in its help.
 COMMON = ("config", "output_dir", "model", "data")
 ALWAYS = ("help", "print_config", "config", "output_dir", "dry_run", "seed", "deterministic", "energy")

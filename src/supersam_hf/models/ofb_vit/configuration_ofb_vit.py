@@ -8,6 +8,7 @@ from transformers import ViTConfig
 
 # What may differ from layer to layer.
 LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
+SEGMENTATION_HEADS = ("naive", "pup", "mla")
 # Of what `save_pretrained` writes: raised when a folder of today would no longer be read rightly by yesterday's code.
 FORMAT_VERSION = 1
 
@@ -46,6 +47,18 @@ class OfbViTConfig(ViTConfig):
             Whether that token has a classifier of its own; the logits are then the mean of the two.
         search (`dict`, *optional*):
             How this network was found. A record: nothing is read from it.
+        segmentation_head (`str`, *optional*, defaults to `"naive"`):
+            Of [`OfbViTForSemanticSegmentation`]: SETR's `"naive"`, `"pup"` or `"mla"`.
+        segmentation_channels (`int`, *optional*, defaults to 256):
+            Width of that head.
+        segmentation_layers (`list[int]`, *optional*):
+            Layers that `"mla"` reads; by default four, evenly spaced, the last one among them.
+        use_auxiliary_head (`bool`, *optional*, defaults to `True`):
+            Whether three evenly spaced layers before the last have heads too, in training.
+        auxiliary_loss_weight (`float`, *optional*, defaults to 0.4):
+            Weight of each of their losses.
+        semantic_loss_ignore_index (`int`, *optional*, defaults to 255):
+            Label of pixels that have none.
         format_version (`int`, *optional*, defaults to 1):
             Version of the format of the saved model. A newer one than this code knows is refused.
         per_layer_config (`dict[int, dict]`, *optional*):
@@ -61,6 +74,12 @@ class OfbViTConfig(ViTConfig):
     distillation_token: bool = False
     distillation_head: bool = False
     search: dict | None = None
+    segmentation_head: str = "naive"
+    segmentation_channels: int = 256
+    segmentation_layers: list[int] | None = None
+    use_auxiliary_head: bool = True
+    auxiliary_loss_weight: float = 0.4
+    semantic_loss_ignore_index: int = 255
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -72,6 +91,14 @@ class OfbViTConfig(ViTConfig):
             self.query_pre_attn_scalar = self.head_dim
         if self.distillation_head and not self.distillation_token:
             raise ValueError("`distillation_head` reads the distillation token: `distillation_token` must be True.")
+        if self.segmentation_head not in SEGMENTATION_HEADS:
+            raise ValueError(
+                f"`segmentation_head` must be one of {list(SEGMENTATION_HEADS)}, got {self.segmentation_head!r}."
+            )
+        layers = self.segmentation_layers or []
+        if layers != sorted(set(layers) & set(range(self.num_hidden_layers))):
+            last = self.num_hidden_layers - 1
+            raise ValueError(f"`segmentation_layers` must be layers 0 to {last}, ascending, got {layers}.")
         _check_layer_widths(kwargs.get("per_layer_config") or {})
         super().__post_init__(**kwargs)
 
@@ -82,6 +109,18 @@ class OfbViTConfig(ViTConfig):
                 f"`num_attention_heads` ({self.num_attention_heads})."
             )
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def read_layers(self) -> list[int]:
+        """Layers whose outputs the segmentation head reads."""
+        if self.segmentation_head != "mla":
+            return [self.num_hidden_layers - 1]
+        return self.segmentation_layers or _evenly(self.num_hidden_layers)
+
+    @property
+    def auxiliary_layers(self) -> list[int]:
+        """Layers whose outputs auxiliary heads read."""
+        return _evenly(self.num_hidden_layers)[:-1]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -104,6 +143,11 @@ class OfbViTConfig(ViTConfig):
         layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
         heads = [layer.num_attention_heads for layer in layers]
         return heads, [layer.head_dim for layer in layers], [layer.intermediate_size for layer in layers]
+
+
+def _evenly(layers: int) -> list[int]:
+    """Up to four layers, evenly spaced, the last one among them."""
+    return sorted({max(0, round(layers * part / 4) - 1) for part in range(1, 5)})
 
 
 def _check_format(config_dict: dict[str, Any]) -> None:

@@ -47,6 +47,7 @@ register_checkpoint_conversion_mapping(
 )
 
 HEADS = ("classifier.", "distillation_classifier.")
+SEGMENTER, SEGMENTATION_HEADS = "SemanticSegmentation", ("segmentation_head.", "auxiliary_heads.")
 # Checkpoints with these architectures have no classifier: a new one is no missing weight.
 BACKBONES = ("ViTModel", "DeiTModel", "OfbViTModel")
 
@@ -414,6 +415,12 @@ def _check_loaded(model: Any, info: dict[str, Any], source: Any) -> None:
         missing = [key for key in missing if not key.startswith(HEADS)]
     if isinstance(model, OfbViTModel):
         unexpected = [key for key in unexpected if not key.startswith((*HEADS, "cls_classifier."))]
+    elif SEGMENTER in type(model).__name__:
+        new = not any(SEGMENTER in name for name in model.config.architectures or [])
+        missing = [key for key in missing if not (new and key.startswith(SEGMENTATION_HEADS))]
+        unexpected = [
+            key for key in unexpected if not key.startswith((*HEADS, "cls_classifier.")) and "pooler." not in key
+        ]
     else:
         unexpected = [key for key in unexpected if "pooler." not in key]
     resized = [key for key in mismatched if not key.startswith(HEADS)]

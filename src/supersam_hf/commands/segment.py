@@ -1,0 +1,37 @@
+"""`supersam-hf segment`: a ViT, or what OFB found in one, fine-tuned for semantic segmentation with a SETR head."""
+
+import sys
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+
+def parser() -> ArgumentParser:
+    """Every value of a [`SegmenterRecipe`]."""
+    from ..segmenter_recipe import SegmenterRecipe
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog="supersam-hf segment", description=__doc__, allow_abbrev=False, default_env=False)
+    parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
+    parser.add_class_arguments(SegmenterRecipe)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Trains, evaluates and times; returns the exit code."""
+    from ..segmenter_recipe import SegmenterRecipe
+    from ..training.errors import TrainingError, explained
+
+    own = parser()
+    values = own.parse_args(argv)
+    try:
+        parsed = vars(own.instantiate(values))
+        parsed.pop("config", None)
+        recipe = SegmenterRecipe(**parsed)
+        from ..pipeline.segmenter import run_segmenter
+
+        with explained():
+            run_segmenter(recipe)
+    except (ValueError, OSError, TrainingError) as error:
+        print(f"supersam-hf segment: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,167 @@
+"""A segmenter trained, evaluated and timed, from its recipe to its files."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoImageProcessor
+
+from .. import __version__
+from ..data.label_maps import load_label_maps
+from ..data.loader import build_loader
+from ..data.semantic import SemanticDataset
+from ..data.skipped import SkipLog
+from ..elastic.cost import count_macs
+from ..files import fingerprint, write_json
+from ..measure import hardware, measure_latency
+from ..models.ofb_vit.segmentation_ofb_vit import OfbViTForSemanticSegmentation
+from ..segmentation import SegmentationResult, evaluate_segmenter
+from ..segmenter_recipe import SegmenterRecipe
+from ..training.engine import Engine
+from ..training.segment import train_segmenter
+from .ofb_context import resized_processor
+
+
+def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
+    """Trains what `recipe` asks for, unless it is there, and writes `segmenter/`, `results.json` and `results.md`.
+
+    Raises:
+        ValueError: If model or data are not there or do not fit, or the run's folder is of another recipe.
+    """
+    state, folder = PartialState(), Path(recipe.output_dir)
+    training, evaluation = datasets(recipe, folder)
+    saved = folder / "segmenter"
+    if not (saved / "config.json").is_file():
+        model = new_segmenter(recipe, training.label_names).to(state.device)
+        loader = build_loader(
+            training,
+            recipe.data.batch_size,
+            recipe.data.num_workers,
+            recipe.data.seed,
+            state.process_index,
+            state.num_processes,
+        )
+        watched = build_loader(evaluation, 1, recipe.data.num_workers)
+
+        def metrics(engine: Engine) -> dict[str, float]:
+            found = evaluate_segmenter(engine.unwrapped, watched, engine.accelerator, stride=recipe.stride)
+            return {"miou": found.miou, "macc": found.macc, "aacc": found.aacc}
+
+        evaluate = metrics if recipe.train.eval_steps else None
+        model = train_segmenter(model, loader, recipe.train, folder / "train", evaluate=evaluate)
+        if state.is_main_process:
+            model.save_pretrained(saved)
+            training.image_processor.save_pretrained(saved)
+            write_json(folder / "recipe.json", asdict(recipe))
+        state.wait_for_everyone()
+    else:
+        _check_same(recipe, folder)
+    model = OfbViTForSemanticSegmentation.from_pretrained(saved).to(state.device).eval()
+    if not state.is_main_process:
+        return {}
+    return _report(recipe, model, evaluation, folder)
+
+
+def datasets(recipe: SegmenterRecipe, folder: Path) -> tuple[SemanticDataset, SemanticDataset]:
+    """Training and evaluation data, with the processor of the backbone.
+
+    Raises:
+        ValueError: If their classes differ.
+    """
+    hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
+    processor: Any = AutoImageProcessor.from_pretrained(recipe.model.name, **hub)
+    if recipe.model.image_size is not None:
+        processor = resized_processor(processor, recipe.model.image_size)
+    log = SkipLog(folder / "skipped.jsonl") if recipe.data.on_error == "skip" else None
+    train, evaluation = (load_label_maps(recipe.data, part) for part in ("train", "eval"))  # type: ignore[arg-type]
+    if train.label_names != evaluation.label_names:
+        raise ValueError(
+            f"`data.train_split` and `data.eval_split` have different classes ({len(train.label_names)} and "
+            f"{len(evaluation.label_names)}): give `data.label_names`."
+        )
+    first = SemanticDataset(train, processor, recipe.data, training=True, skip_log=log)
+    return first, SemanticDataset(evaluation, processor, recipe.data, training=False, skip_log=log)
+
+
+def new_segmenter(recipe: SegmenterRecipe, label_names: list[str]) -> OfbViTForSemanticSegmentation:
+    """The recipe's backbone with a head for these classes."""
+    args = recipe.model
+    hub = {} if args.revision is None else {"revision": args.revision}
+    torch.manual_seed(recipe.train.seed)
+    return OfbViTForSemanticSegmentation.from_pretrained(
+        args.name,
+        image_size=args.image_size,
+        attn_implementation=args.attn_implementation,
+        segmentation_head=args.segmentation_head,
+        segmentation_channels=args.segmentation_channels,
+        use_auxiliary_head=args.use_auxiliary_head,
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+        **hub,
+    )
+
+
+def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
+    made = json.loads((folder / "recipe.json").read_text())
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    for name in ("model", "train"):
+        if made[name] != wanted[name]:
+            changed = [f"{name}.{key}" for key in wanted[name] if wanted[name][key] != made[name].get(key)]
+            raise ValueError(
+                f"{folder}/segmenter was made with other values of {changed}: give another `output_dir`, or remove it."
+            )
+
+
+def _report(recipe: SegmenterRecipe, model: Any, evaluation: SemanticDataset, folder: Path) -> dict[str, Any]:
+    loader = build_loader(evaluation, 1, recipe.data.num_workers)
+    found = evaluate_segmenter(model, loader, stride=recipe.stride)
+    backbone = count_macs(_without_head(model.config))
+    results: dict[str, Any] = {
+        **asdict(found),
+        "label_names": evaluation.label_names,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "backbone_macs": backbone,
+        "weights": fingerprint(model),
+        "hardware": hardware(model.device),
+        "versions": {"supersam_hf": __version__},
+        "recipe": asdict(recipe),
+    }
+    if recipe.repeats:
+        side = model.config.image_size
+        window = torch.randn(1, model.config.num_channels, side, side, device=model.device)
+        timed = torch.inference_mode()(lambda: model(window))
+        results["latency"] = asdict(measure_latency(timed, repeats=recipe.repeats, device=model.device))
+    write_json(folder / "results.json", results)
+    text = table(results, found)
+    (folder / "results.md").write_text(text)
+    print(text)
+    return results
+
+
+def _without_head(config: Any) -> Any:
+    """The config of the backbone alone: a classifier of no labels."""
+    values = {key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id")}
+    return type(config)(**values, num_labels=0)
+
+
+def table(results: dict[str, Any], found: SegmentationResult) -> str:
+    """Markdown: sizes and metrics, then the IoU of each class."""
+    latency = f"{results['latency']['median_ms']:.1f} ms" if "latency" in results else ""
+    lines = [
+        "| parameters | GMACs of the backbone | mIoU | mAcc | aAcc | one window |",
+        "|---|---|---|---|---|---|",
+        f"| {results['parameters']:,} | {results['backbone_macs'] / 1e9:.4g} | {found.miou:.2%} | {found.macc:.2%} | "
+        f"{found.aacc:.2%} | {latency} |",
+        "",
+        "| class | IoU |",
+        "|---|---|",
+    ]
+    ious = zip(results["label_names"], found.class_ious)
+    lines += [f"| {name} | {'' if iou is None else f'{iou:.2%}'} |" for name, iou in ious]
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["datasets", "new_segmenter", "run_segmenter"]
