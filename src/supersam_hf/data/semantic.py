@@ -70,9 +70,10 @@ class SemanticDataset(Samples):
         factor = rng.uniform(self.args.min_scale, self.args.max_scale)
         size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
         left, top = (int(rng.integers(0, max(0, side - self.side) + 1)) for side in size)
-        # in the image's own pixels, resized and cropped at once
-        box = tuple(corner / factor for corner in (left, top, left + self.side, top + self.side))
-        box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
+        # in the image's own pixels: resized and cropped at once
+        corners = (left, top, left + self.side, top + self.side)
+        ends = min(corners[2] / factor, image.width), min(corners[3] / factor, image.height)
+        box = (left / factor, top / factor, *ends)
         shown = min(self.side, size[0]), min(self.side, size[1])
         image = image.resize(shown, Image.Resampling.BILINEAR, box=box)
         labels = labels.resize(shown, Image.Resampling.NEAREST, box=box)

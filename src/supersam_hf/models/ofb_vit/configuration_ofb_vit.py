@@ -8,7 +8,6 @@ from transformers import ViTConfig
 
 # What may differ from layer to layer.
 LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
-SEGMENTATION_HEADS = ("naive", "pup", "mla")
 # Of what `save_pretrained` writes: raised when a folder of today would no longer be read rightly by yesterday's code.
 FORMAT_VERSION = 1
 
@@ -91,14 +90,6 @@ class OfbViTConfig(ViTConfig):
             self.query_pre_attn_scalar = self.head_dim
         if self.distillation_head and not self.distillation_token:
             raise ValueError("`distillation_head` reads the distillation token: `distillation_token` must be True.")
-        if self.segmentation_head not in SEGMENTATION_HEADS:
-            raise ValueError(
-                f"`segmentation_head` must be one of {list(SEGMENTATION_HEADS)}, got {self.segmentation_head!r}."
-            )
-        layers = self.segmentation_layers or []
-        if layers != sorted(set(layers) & set(range(self.num_hidden_layers))):
-            last = self.num_hidden_layers - 1
-            raise ValueError(f"`segmentation_layers` must be layers 0 to {last}, ascending, got {layers}.")
         _check_layer_widths(kwargs.get("per_layer_config") or {})
         super().__post_init__(**kwargs)
 
@@ -112,10 +103,18 @@ class OfbViTConfig(ViTConfig):
 
     @property
     def read_layers(self) -> list[int]:
-        """Layers whose outputs the segmentation head reads."""
+        """Layers whose outputs the segmentation head reads.
+
+        Raises:
+            ValueError: If `segmentation_layers` are not layers of this model, ascending.
+        """
         if self.segmentation_head != "mla":
             return [self.num_hidden_layers - 1]
-        return self.segmentation_layers or _evenly(self.num_hidden_layers)
+        layers = self.segmentation_layers or _evenly(self.num_hidden_layers)
+        if layers != sorted(set(layers) & set(range(self.num_hidden_layers))):
+            last = self.num_hidden_layers - 1
+            raise ValueError(f"`segmentation_layers` must be layers 0 to {last}, ascending, got {layers}.")
+        return layers
 
     @property
     def auxiliary_layers(self) -> list[int]:
