@@ -25,10 +25,10 @@ VERBS = {
 }
 OFB_VERBS = {
     "run": "the whole pipeline of a recipe: pretrain?, search, extract, finetune?, report",
-    "pretrain": "train a small ViT classifier from scratch",
-    "search": "bi-mask search of a ViT or DeiT under a budget; the network shrinks as it trains",
+    "pretrain": "train a small ViT or Swin classifier from scratch",
+    "search": "bi-mask search of a ViT, DeiT or Swin under a budget; the network shrinks as it trains",
     "extract": "save what the search found as a standalone model, checked",
-    "finetune": "retrain the found model, or transfer any ViT or DeiT to other classes",
+    "finetune": "retrain the found model, or transfer any ViT, DeiT or Swin to other classes",
     "evaluate": "top-1 and top-5 of the original, the searched and the retrained model; table",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
 }

@@ -111,13 +111,12 @@ class MaskedModel(nn.Module):
         self.patch_masking = PatchMasking(self.model, position)
         side = self.patch_masking.across * config.patch_size
         self.decoder = PmimDecoder(self.family.last_norm(self.model).weight.shape[0], side, config.num_channels)
-        streams = {name: s for name, s in self.submodules.items() if s.kind == "embedding"}
-        names = list(self.family.sizes(self.family.physical_shape(self.model)))
-        first, last = names[0], [name for name in names if kind_of(name) == "embedding"][-1]
-        if first in streams:
-            streams[first].sliced.append(Slice(self.patch_masking, "token", 2))
-        if last in streams:
-            streams[last].sliced.append(columns(self.decoder.projection))
+        sizes = self.family.sizes(self.family.physical_shape(self.model))
+        streams = [name for name in sizes if kind_of(name) == "embedding"]
+        token, decoded = Slice(self.patch_masking, "token", 2), columns(self.decoder.projection)
+        for name, piece in ((streams[0], token), (streams[-1], decoded)):
+            if name in self.submodules:
+                self.submodules[name].sliced.append(piece)
 
     @property
     def config(self) -> Any:
