@@ -13,7 +13,7 @@ from PIL import Image
 from test_bimask_surgery import decide, masked_vit, tiny_vit
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from supersam_hf import count_macs
+from supersam_hf import OfbViTForSemanticSegmentation, count_macs
 from supersam_hf.bimask.extract import deploy
 from supersam_hf.bimask.prune import cut_to_live
 from supersam_hf.commands.segment import parser
@@ -22,7 +22,6 @@ from supersam_hf.data.loader import build_loader
 from supersam_hf.data.semantic import SemanticDataset
 from supersam_hf.data.semantic_arguments import SemanticArguments
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
-from supersam_hf.models.ofb_vit.segmentation_ofb_vit import OfbViTForSemanticSegmentation
 from supersam_hf.segmentation import confusion, evaluate_segmenter, predict, result_of
 from supersam_hf.segmenter_recipe import SegmenterRecipe
 from supersam_hf.training.segment import SegmenterArguments, train_segmenter

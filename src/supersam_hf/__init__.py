@@ -9,12 +9,19 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskGeneration,
+    AutoModelForSemanticSegmentation,
     AutoProcessor,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .models.ofb_swin import OfbSwinConfig, OfbSwinForImageClassification, OfbSwinModel, OfbSwinPreTrainedModel
-from .models.ofb_vit import OfbViTConfig, OfbViTForImageClassification, OfbViTModel, OfbViTPreTrainedModel
+from .models.ofb_vit import (
+    OfbViTConfig,
+    OfbViTForImageClassification,
+    OfbViTForSemanticSegmentation,
+    OfbViTModel,
+    OfbViTPreTrainedModel,
+)
 from .models.supersam import (
     ElasticLinear,
     ElasticSpace,
@@ -42,6 +49,7 @@ AutoModel.register(OfbSwinConfig, OfbSwinModel)
 AutoModelForMaskGeneration.register(SuperSamConfig, SuperSamModel)
 AutoModelForImageClassification.register(OfbViTConfig, OfbViTForImageClassification)
 AutoModelForImageClassification.register(OfbSwinConfig, OfbSwinForImageClassification)
+AutoModelForSemanticSegmentation.register(OfbViTConfig, OfbViTForSemanticSegmentation)
 AutoImageProcessor.register(SuperSamConfig, image_processor_classes={"pil": SuperSamImageProcessor})
 # for a folder whose processor config names no class; on PIL, so that it needs no torchvision
 AutoImageProcessor.register(OfbViTConfig, image_processor_classes={"pil": ViTImageProcessorPil})
@@ -94,6 +102,7 @@ __all__ = [
     "OfbSwinPreTrainedModel",
     "OfbViTConfig",
     "OfbViTForImageClassification",
+    "OfbViTForSemanticSegmentation",
     "OfbViTModel",
     "OfbViTPreTrainedModel",
     "Subnet",

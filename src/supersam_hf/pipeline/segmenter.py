@@ -17,7 +17,7 @@ from ..data.skipped import SkipLog
 from ..elastic.cost import count_macs
 from ..files import fingerprint, write_json
 from ..measure import hardware, measure_latency
-from ..models.ofb_vit.segmentation_ofb_vit import OfbViTForSemanticSegmentation
+from ..models.ofb_vit import OfbViTForSemanticSegmentation
 from ..segmentation import SegmentationResult, evaluate_segmenter
 from ..segmenter_recipe import SegmenterRecipe
 from ..training.engine import Engine

@@ -7,6 +7,7 @@ from .modeling_ofb_vit import (
     OfbViTModel,
     OfbViTPreTrainedModel,
 )
+from .segmentation_ofb_vit import OfbViTForSemanticSegmentation
 
 
 # Whose checkpoints load, and which class of ours searches and deploys them.
@@ -18,6 +19,7 @@ __all__ = [
     "STOCK_TYPES",
     "OfbViTConfig",
     "OfbViTForImageClassification",
+    "OfbViTForSemanticSegmentation",
     "OfbViTImageClassifierOutput",
     "OfbViTModel",
     "OfbViTPreTrainedModel",
