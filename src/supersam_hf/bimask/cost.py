@@ -12,9 +12,6 @@ from .stack import StackValues
 from .submodules import kind_of
 
 
-KINDS = ("embedding", "attention", "mlp")
-
-
 def physical_shape(model: Any) -> Any:
     """The sizes that a model's weights have, which during a search are smaller than its config says."""
     return family_of(model).physical_shape(model)
@@ -47,31 +44,34 @@ def soft_cost(masked: MaskedModel, kind: str, values: dict[str, StackValues] | N
     """
     shape = physical_shape(masked.model)
     values = masked.evaluate() if values is None else values
-    whole = {name: groups * units for name, (groups, units) in family_of(shape).sizes(shape).items()}
-    sums = {kind: _sums(masked, kind, values.get(kind), whole) for kind in KINDS}
+    sums = {name: _sums(masked, values.get(name), whole) for name, whole in _whole(shape).items()}
     return torch.as_tensor(_count(shape, kind)(shape, **sums))
-
-
-def _sums(masked: MaskedModel, kind: str, value: StackValues | None, whole: dict[str, int]) -> torch.Tensor:
-    """Sums of V over every submodule of a kind; those that are not searched have their full size."""
-    full = {name: size for name, size in whole.items() if kind_of(name) == kind}
-    searched = [name for name in full if name in masked.submodules]
-    if value is not None and len(searched) == len(full):
-        return value.sparsity.sum((-2, -1))
-    sums = torch.tensor([float(size) for size in full.values()], device=masked.device)
-    if value is None:
-        return sums
-    places = torch.tensor([list(full).index(name) for name in searched], device=masked.device)
-    return sums.index_copy(0, places, value.sparsity.sum((-2, -1)).to(sums.dtype))
 
 
 def full_cost(shape: Any, kind: str) -> float:
     """g(V) at V = 1."""
-    sums: dict[str, list[int]] = {}
+    whole = {name: torch.tensor([*sizes.values()], dtype=torch.float64) for name, sizes in _whole(shape).items()}
+    return float(_count(shape, kind)(shape, **whole))
+
+
+def _whole(shape: Any) -> dict[str, dict[str, int]]:
+    """Units of every submodule, by kind and name."""
+    found: dict[str, dict[str, int]] = {}
     for name, (groups, units) in family_of(shape).sizes(shape).items():
-        sums.setdefault(kind_of(name), []).append(groups * units)
-    exact = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in sums.items()}
-    return float(_count(shape, kind)(shape, **exact))
+        found.setdefault(kind_of(name), {})[name] = groups * units
+    return found
+
+
+def _sums(masked: MaskedModel, value: StackValues | None, whole: dict[str, int]) -> torch.Tensor:
+    """Sums of V over every submodule of a kind; those that are not searched have their full size."""
+    searched = [place for place, name in enumerate(whole) if name in masked.submodules]
+    if value is not None and len(searched) == len(whole):
+        return value.sparsity.sum((-2, -1))
+    sums = torch.tensor([float(size) for size in whole.values()], device=masked.device)
+    if value is None:
+        return sums
+    places = torch.tensor(searched, device=masked.device)
+    return sums.index_copy(0, places, value.sparsity.sum((-2, -1)).to(sums.dtype))
 
 
 def _count(shape: Any, kind: str) -> Any:
