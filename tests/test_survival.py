@@ -25,6 +25,8 @@ from supersam_hf.training.errors import (
     DiskFullError,
     MemoryFullError,
     NonFiniteLossError,
+    WorkerError,
+    explained,
 )
 from supersam_hf.training.finetune import ClassifierFinetuneArguments
 from supersam_hf.training.launch import set_deterministic
@@ -336,6 +338,30 @@ def test_a_worker_that_dies_is_told(tmp_path: Path, whole: tuple[torch.nn.Module
     assert kind == "WorkerError"
     assert re.search(r"worker .* at step \d\..*00000005.*`data.num_workers`", message)
     assert_same(train(tmp_path), whole[0])
+
+
+def _send_and_die(queue: Any) -> None:
+    queue.put(torch.ones(3))
+    queue.close()
+    queue.join_thread()  # it is on its way
+    os.kill(os.getpid(), 9)
+
+
+def test_a_worker_that_dies_with_a_batch_on_its_way_is_told() -> None:
+    """The batch is a handle which its worker would turn into memory; it is asked for when nobody answers any more."""
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=_send_and_die, args=(queue,))
+    worker.start()
+    worker.join()
+    with pytest.raises(WorkerError, match=r"worker ended .* at step 7\. .*`data.num_workers`"):
+        with explained(lambda: " at step 7."):
+            queue.get(timeout=60)
+
+
+def test_a_connection_that_is_no_worker_s_is_not_called_one() -> None:
+    with pytest.raises(ConnectionResetError), explained(lambda: " at step 7."):
+        raise ConnectionResetError(104, "Connection reset by peer")
 
 
 def test_weights_that_are_not_finite_are_never_left_behind(tmp_path: Path) -> None:

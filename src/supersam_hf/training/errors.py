@@ -3,8 +3,10 @@
 import errno
 import math
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import resource_sharer
 from typing import Any
 
 import torch
@@ -73,7 +75,7 @@ def explained(where: Callable[[], str] | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (EOFError, MemoryError, OSError, RuntimeError, ValueError, SafetensorError) as error:
         found = None if isinstance(error, TrainingError) else _explanation(error, training=where is not None)
         if found is None:
             raise
@@ -108,15 +110,22 @@ def _explanation(error: Exception, training: bool) -> tuple[type[TrainingError],
             f"true` or `mixed_precision: bf16`; {OTHER_VALUES}."
         )
         return MemoryFullError, f"Out of memory ({said or 'of this machine'})", advice
-    if DEAD_WORKER.search(text):
+    if DEAD_WORKER.search(text) or _from_a_worker_that_is_gone(error):
         advice = "If it was killed for memory: lower `data.num_workers`, or give the container more shared memory."
-        return WorkerError, f"A loader worker ended before its work ({said})", advice
+        return WorkerError, f"A loader worker ended before its work ({said or type(error).__name__})", advice
     if _has(text, GONE) and isinstance(error, RuntimeError):
         return TrainingError, f"Another process is gone ({said})", "What it said tells why."
     kinds: Any = (OSError, ValueError) if caught else (UnreadableError, FileNotFoundError)
     if (caught or training) and isinstance(error, kinds):
         return DataError, text.rstrip("."), "Bring back what is missing or broken."
     return None
+
+
+def _from_a_worker_that_is_gone(error: Exception) -> bool:
+    """Whether a batch was on its way when its worker died: torch says so only if the system has noticed by then."""
+    kinds = (ConnectionError, EOFError, FileNotFoundError)
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, kinds) and any(f.f_code.co_filename == resource_sharer.__file__ for f, _ in frames)
 
 
 def _has(text: str, phrases: tuple[str, ...]) -> bool:
