@@ -31,6 +31,7 @@ from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, load_source
 from supersam_hf.elastic.cost import SamShape, count_macs, layer_macs
 from supersam_hf.evaluation import EvaluationResult, SubnetEvaluator, Targets, evaluate
+from supersam_hf.evaluation.evaluator import blocks
 from supersam_hf.evaluation.result import evaluating
 from supersam_hf.measure import compare_latency
 from supersam_hf.models.supersam import Subnet
@@ -152,15 +153,21 @@ def macs_of(shape: SamShape, subnets: list[Subnet], loader: DataLoader, multimas
 
 
 def _shared_macs(shape: SamShape, subnets: list[Subnet]) -> int:
-    """Of the layers that another subnet has run before, for one image."""
+    """Of the residual blocks that another subnet has run before, for one image."""
     seen, shared = set(), 0
     for subnet in subnets:
-        path = tuple(zip(subnet.layers, subnet.mlp_dim, subnet.head_dim))
-        for depth, (layer, mlp_dim, head_dim) in enumerate(path, start=1):
-            if path[:depth] in seen:
-                shared += layer_macs(shape, shape.layers[layer]._replace(mlp_dim=mlp_dim, head_dim=head_dim))
+        path = blocks(zip(subnet.layers, subnet.mlp_dim, subnet.head_dim))
+        for depth, step in enumerate(path, start=1):
+            shared += _block_macs(shape, *step) if path[:depth] in seen else 0
             seen.add(path[:depth])
     return shared
+
+
+def _block_macs(shape: SamShape, layer: int, part: int, window: int) -> int:
+    attention = shape.layers[layer]._replace(mlp_dim=0)
+    if part == 0:
+        return layer_macs(shape, attention._replace(head_dim=window))
+    return layer_macs(shape, attention._replace(mlp_dim=window)) - layer_macs(shape, attention)
 
 
 def as_list(result: EvaluationResult) -> list[float]:

@@ -118,20 +118,22 @@ def test_what_is_kept_changes_nothing(supernet: SuperSamModel, batches_of_three:
         assert evaluator.store.peak <= nbytes
 
 
-def test_a_layer_runs_once_for_all_that_share_it_and_those_before(
+def test_a_block_runs_once_for_all_that_share_it_and_those_before(
     supernet: SuperSamModel, batches_of_three: Callable[..., DataLoader]
 ) -> None:
     subnets = [SPACE.largest(), *(SPACE.subnet(removed=(layer,)) for layer in (1, 3, 5)), SPACE.largest()]
-    ran: list[int] = []
+    ran: list[str] = []
     for number, layer in enumerate(supernet.vision_encoder.layers):
-        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+        for part in ("attn", "mlp"):
+            layer.get_submodule(part).register_forward_hook(lambda *_, name=f"{number} {part}": ran.append(name))
     evaluator = SubnetEvaluator(supernet, batches_of_three(), space=SPACE)
     evaluator.mious(subnets)
     # the trie of 0 1 2 3 4 5, 0 2 3 4 5, 0 1 2 4 5 and 0 1 2 3 4, for each of 3 batches
-    assert sorted(ran) == sorted(3 * [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 4, 5])
+    blocks = [f"{layer} {part}" for layer in (0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 4, 5) for part in ("attn", "mlp")]
+    assert sorted(ran) == sorted(3 * blocks)
     ran.clear()
     evaluator.miou(SPACE.subnet(removed=(5,), mlp_dim={4: 96}))
-    assert ran == [4, 4, 4], "goes on from what the call before has left"
+    assert ran == 3 * ["4 mlp"], "goes on from what the call before has left"
 
 
 def test_batches_are_loaded_once_and_what_does_not_fit_is_said_once(

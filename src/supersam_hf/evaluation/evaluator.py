@@ -1,7 +1,7 @@
 """Instance mIoU of many subnets of one supernet, what they share computed once."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,7 +14,7 @@ from ..data.loader import shared
 from ..models.supersam import ElasticSpace, Subnet
 from .decoding import EmbeddedPrompts
 from .result import EvaluationResult, evaluating, no_sums, result_of, summed_ious
-from .states import Path, StateStore
+from .states import Path, StateStore, Step
 from .targets import Targets
 
 
@@ -40,9 +40,9 @@ class SubnetEvaluator:
     """Evaluates subnets as `evaluate` does each of them, with equal results, in less time.
 
     Batches are loaded, and what no subnet changes of them computed, once: the targets, the embedded prompts, and what
-    comes out of the leading layers that `space` leaves alone. Subnets of one call go through the layers depth first
-    (a trie of their layers), a batch at a time, so that a layer runs once for all that share it and those before;
-    later calls go on from states that are still kept.
+    comes out of the leading layers that `space` leaves alone. Subnets of one call go through the residual blocks
+    (attention, then MLP, of each layer) depth first, a trie of them, a batch at a time, so that a block runs once for
+    all that share it and those before; later calls go on from states that are still kept.
 
     As long as it lives, the model's weights must not change.
 
@@ -53,7 +53,7 @@ class SubnetEvaluator:
             left alone, and images themselves are kept as they are embedded.
         accelerator (`Accelerator`, *optional*): Splits the batches over its processes, and says the precision.
         cache_gb (`float`): Most that is kept from batch to batch, in GB (10^9 bytes), on the model's device. What
-            does not fit is loaded and computed anew. Beside it, what is under way takes a state of one batch a layer
+            does not fit is loaded and computed anew. Beside it, what is under way takes a state of one batch a block
             at most.
 
     Raises:
@@ -106,7 +106,7 @@ class SubnetEvaluator:
 
     def _path(self, subnet: Subnet | None) -> Path:
         subnet = self.model.vision_encoder.checked(subnet)
-        path = tuple(zip(subnet.layers, subnet.mlp_dim, subnet.head_dim))
+        path = blocks(zip(subnet.layers, subnet.mlp_dim, subnet.head_dim))
         if path[: len(self._root)] != self._root:
             raise ValueError(f"{subnet.to_json()} changes layers that `space` leaves alone; it is not of this space.")
         return path
@@ -150,15 +150,15 @@ class SubnetEvaluator:
             state = self._run(state, step)
         return PreparedBatch(state, EmbeddedPrompts.of(self.model, batch), Targets.of(batch))
 
-    def _run(self, state: torch.Tensor, step: tuple[int, int, int]) -> torch.Tensor:
-        """One layer: (batch, grid, grid, channels) to the same."""
-        layer, mlp_dim, head_dim = step
-        return self.model.vision_encoder.run_layers(state, Subnet((layer,), (mlp_dim,), (head_dim,)))
+    def _run(self, state: torch.Tensor, step: Step) -> torch.Tensor:
+        """One residual block: (batch, grid, grid, channels) to the same."""
+        layer, part, window = step
+        return self.model.vision_encoder.layers[layer](state, window, window, ("attn", "mlp")[part])
 
     def _embeddings(
         self, number: int, state: torch.Tensor, depth: int, paths: Sequence[Path]
     ) -> Iterator[tuple[Path, torch.Tensor]]:
-        """Image embeddings of each path, depth first; all share their first `depth` layers, which `state` is after."""
+        """Image embeddings of each path, depth first; all share their first `depth` blocks, which `state` is after."""
         while depth < len(paths[0]) and all(path[depth : depth + 1] == paths[0][depth : depth + 1] for path in paths):
             depth += 1
             state = self._after(number, state, paths[0][:depth], keep=len(paths[-1]) > depth)
@@ -169,7 +169,7 @@ class SubnetEvaluator:
                 yield from self._embeddings(number, state, depth, list(group))
 
     def _after(self, number: int, state: torch.Tensor, path: Path, keep: bool) -> torch.Tensor:
-        """The state after the last layer of `path`, from the one before it."""
+        """The state after the last block of `path`, from the one before it."""
         kept = self.store.get(number, path)
         if kept is not None:
             return kept
@@ -179,11 +179,16 @@ class SubnetEvaluator:
         return state
 
 
+def blocks(layers: Iterable[tuple[int, int, int]]) -> Path:
+    """The residual blocks of layers (layer, MLP window, attention window)."""
+    return tuple(step for layer, mlp_dim, head_dim in layers for step in ((layer, 0, head_dim), (layer, 1, mlp_dim)))
+
+
 def root_of(space: ElasticSpace) -> Path:
-    """The leading layers that every subnet of a space has, and at full width."""
+    """The blocks of the leading layers that every subnet of a space has, and at full width."""
     layers = range(space.num_hidden_layers)
     first = next((i for i in layers if i not in space.protected_layers), space.num_hidden_layers)
-    return tuple((i, space.mlp_dim, space.head_dim) for i in layers[:first])
+    return blocks((i, space.mlp_dim, space.head_dim) for i in layers[:first])
 
 
 __all__ = ["CACHE_GB", "SubnetEvaluator", "root_of"]

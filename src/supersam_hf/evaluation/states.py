@@ -5,14 +5,15 @@ from collections import defaultdict
 import torch
 
 
-# A subnet as what it does, layer by layer: (layer, MLP window, attention window) of those that it keeps.
-Path = tuple[tuple[int, int, int], ...]
+# One residual block: its layer, 0 for attention or 1 for the MLP, and its window. And a subnet as the blocks it runs.
+Step = tuple[int, int, int]
+Path = tuple[Step, ...]
 
 
 class StateStore:
-    """Hidden states of batches after leading layers, those after few layers first: more subnets begin with them.
+    """Hidden states of batches after leading blocks, those after few blocks first: more subnets begin with them.
 
-    Where there is no room, states after more layers make room; those after as many stay, as a pass over all batches
+    Where there is no room, states after more blocks make room; those after as many stay, as a pass over all batches
     would otherwise push out what the next pass begins with.
 
     Args:
@@ -31,7 +32,7 @@ class StateStore:
         self._sizes: dict[int, int] = defaultdict(int)
 
     def get(self, number: int, path: Path) -> torch.Tensor | None:
-        """The state of a batch after these layers, if it is kept."""
+        """The state of a batch after these blocks, if it is kept."""
         return self._states[len(path)].get((number, path))
 
     def put(self, number: int, path: Path, state: torch.Tensor) -> None:
@@ -53,7 +54,7 @@ class StateStore:
         self.peak = max(self.peak, self.nbytes)
 
     def _make_room(self, nbytes: int, depth: int) -> bool:
-        """Drops states after more layers than `depth`, most layers first, if that is enough."""
+        """Drops states after more blocks than `depth`, most blocks first, if that is enough."""
         missing = self.nbytes + nbytes - self.limit
         deeper = sorted((d for d, size in self._sizes.items() if d > depth and size), reverse=True)
         if missing > sum(self._sizes[d] for d in deeper):
@@ -66,4 +67,4 @@ class StateStore:
         return True
 
 
-__all__ = ["Path", "StateStore"]
+__all__ = ["Path", "StateStore", "Step"]

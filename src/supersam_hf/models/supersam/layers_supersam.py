@@ -234,9 +234,20 @@ class SuperSamVisionLayer(SamVisionLayer):
         self.mlp = SuperSamMLPBlock(config, mlp_dim)
 
     def forward(
-        self, hidden_states: torch.Tensor, mlp_dim: int | None = None, head_dim: int | None = None
+        self,
+        hidden_states: torch.Tensor,
+        mlp_dim: int | None = None,
+        head_dim: int | None = None,
+        part: str | None = None,
     ) -> torch.Tensor:
-        """(batch, grid, grid, channels) to the same; MLP of `mlp_dim` units, heads of `head_dim` channels."""
-        attn_output, _ = self.attn(self.layer_norm1(hidden_states), head_dim)
-        hidden_states = hidden_states + attn_output
-        return hidden_states + self.mlp(self.layer_norm2(hidden_states), mlp_dim)
+        """(batch, grid, grid, channels) to the same; MLP of `mlp_dim` units, heads of `head_dim` channels.
+
+        Args:
+            part (`str`, *optional*): Only the first of the layer's two residual blocks, `"attn"`, or the second,
+                `"mlp"`.
+        """
+        if part != "mlp":
+            hidden_states = hidden_states + self.attn(self.layer_norm1(hidden_states), head_dim)[0]
+        if part != "attn":
+            hidden_states = hidden_states + self.mlp(self.layer_norm2(hidden_states), mlp_dim)
+        return hidden_states
