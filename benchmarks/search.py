@@ -14,12 +14,15 @@ the clock runs, in every row.
   on from what is kept.
 
 `floor_ms` is the row's multiply-accumulates by the matmul rate of this machine. Candidates are sampled from the space,
-all different: those of a search that mutates what is good share more.
+all different; or with `--engine` those that a search tries first, under `--max_params`, with qualities from
+`--search_images` of the images. They share more.
 """
 
 import argparse
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,12 +32,14 @@ from torch.utils.data import DataLoader
 
 from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, load_source
-from supersam_hf.elastic.cost import SamShape, count_macs, layer_macs
+from supersam_hf.elastic.cost import SamShape, count_macs, count_parameters, layer_macs
 from supersam_hf.evaluation import EvaluationResult, SubnetEvaluator, Targets, evaluate
 from supersam_hf.evaluation.evaluator import blocks
 from supersam_hf.evaluation.result import evaluating
 from supersam_hf.measure import compare_latency
 from supersam_hf.models.supersam import Subnet
+from supersam_hf.search import Objective, SearchArguments, run_search
+from supersam_hf.search.search import ENGINES
 
 
 class Loaded(torch.utils.data.Dataset):
@@ -96,6 +101,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_objects", type=int, default=8, help="objects an image")
     parser.add_argument("--crop_eval", type=int, help="side of the central crop, px")
     parser.add_argument("--candidates", type=int, default=50)
+    parser.add_argument("--engine", choices=ENGINES, help="candidates of a search by this engine")
+    parser.add_argument("--max_params", type=float, default=0.6, help="budget of that search")
+    parser.add_argument("--search_images", type=int, default=8, help="images that it looks at")
+    parser.add_argument("--prunable_layers", type=int, nargs="+", help="of the space (default: the model's own)")
+    parser.add_argument("--mlp_windows", type=int, nargs="+", help="of the space, hidden units")
+    parser.add_argument("--attention_windows", type=int, nargs="+", default=[], help="of the space, over all heads")
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=8, help="images a batch")
     parser.add_argument("--cache_gb", type=float, default=4.0, help="limit of what is kept, GB")
@@ -131,6 +142,29 @@ def distinct(space: ElasticSpace, count: int) -> list[Subnet]:
     while len(found) < min(count, space.size):
         found[space.sample(generator)] = None
     return list(found)
+
+
+def space_of(args: argparse.Namespace, config: Any) -> ElasticSpace:
+    given = {name: vars(args)[name] for name in ("prunable_layers", "mlp_windows", "attention_windows")}
+    return ElasticSpace.for_config(config, **{name: tuple(values) for name, values in given.items() if values})
+
+
+def tried_first(args: argparse.Namespace, model: SuperSamModel, space: ElasticSpace) -> list[Subnet]:
+    """What a search tries, in its order."""
+    few = loader_of(argparse.Namespace(**{**vars(args), "images": args.search_images}), model)
+    evaluator, shape = SubnetEvaluator(model, few, space=space), SamShape.from_config(model.config)
+    wanted = SearchArguments(engine=args.engine, trials=args.candidates, max_params=args.max_params)
+    objective = Objective(
+        space,
+        wanted.budget,
+        params=partial(count_parameters, shape),
+        macs=partial(count_macs, shape),
+        quality=evaluator.miou,
+        qualities=evaluator.mious,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_search(objective, wanted, Path(folder) / "trials.jsonl", progress=False)
+    return [trial.subnet for trial in result.trials]
 
 
 def macs_of(shape: SamShape, subnets: list[Subnet], loader: DataLoader, multimask: bool) -> dict[str, int]:
@@ -180,8 +214,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         args.candidates, args.images, args.rounds = min(args.candidates, 6), min(args.images, 8), 1
     model = load(args)
     model = model.to(args.device).eval()
-    loader, space = loader_of(args, model), ElasticSpace.for_config(model.config)
-    subnets, multimask = distinct(space, args.candidates), args.multimask
+    loader, space = loader_of(args, model), space_of(args, model.config)
+    subnets = distinct(space, args.candidates) if args.engine is None else tried_first(args, model, space)
+    multimask = args.multimask
     accelerator = Accelerator(cpu=args.device == "cpu", mixed_precision="bf16" if args.dtype == "bf16" else "no")
     own = OwnForward(model, loader, accelerator, multimask)
     found: dict[str, list[list[float]]] = {}
@@ -207,7 +242,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     forwards = {name: partial(_write, found, name, run) for name, run in runs.items()}
     timed = compare_latency(forwards, args.rounds, warmup=int(args.quick), device=args.device)
     rates = measured_rates(args.device, args.dtype)
-    macs = macs_of(SamShape.from_config(model.config), subnets, loader, multimask)
+    shape = SamShape.from_config(model.config)
+    macs = macs_of(shape, subnets, loader, multimask)
     first = torch.tensor(found["extract, own forward"], dtype=torch.float64)
     rows = []
     for name, one in timed.items():
@@ -217,18 +253,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         row |= {"ratio_p10": one.ratio_p10, "ratio_p90": one.ratio_p90, "times_as_many": 1 / one.ratio}
         row |= {"candidates_a_minute": 60e3 * len(subnets) / one.latency.median_ms, "floor_ms": floor}
         rows.append(row | {"miou_difference": gap, "kept_gb": peaks.get(name)})
-    return {"rows": rows, "settings": settings(args, loader, subnets)}
+    return {"rows": rows, "settings": settings(args, shape, loader, subnets)}
 
 
 def _write(found: dict[str, Any], name: str, run: Callable[[], Any]) -> None:
     found[name] = run()
 
 
-def settings(args: argparse.Namespace, loader: DataLoader, subnets: list[Subnet]) -> dict[str, Any]:
-    names = ("source", "prompt", "max_objects", "crop_eval", "batch_size", "cache_gb", "multimask", "rounds")
+def settings(args: argparse.Namespace, shape: SamShape, loader: DataLoader, subnets: list[Subnet]) -> dict[str, Any]:
+    names = ("source", "prompt", "max_objects", "crop_eval", "batch_size", "cache_gb", "multimask", "rounds", "engine")
     values = {name: vars(args)[name] for name in names}
     objects = sum(int(batch["object_mask"].sum()) for batch in loader)
-    counts = {"candidates": len(subnets), "images": sum(len(batch["masks"]) for batch in loader), "objects": objects}
+    counts: dict[str, Any] = {
+        "candidates": len(subnets),
+        "images": sum(len(batch["masks"]) for batch in loader),
+        "objects": objects,
+    }
+    counts["shared_macs"] = _shared_macs(shape, subnets) / sum(count_macs(shape, subnet) for subnet in subnets)
     return {"model": args.model or "random", **values, **counts}
 
 

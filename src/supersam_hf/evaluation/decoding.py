@@ -22,13 +22,17 @@ class EmbeddedPrompts:
 
     Args:
         owner (`torch.Tensor` of shape `(objects,)`): Which image of the batch each object is in.
-        sparse (`torch.Tensor` of shape `(objects, tokens, channels)`): Embedded points or boxes.
+        tokens (`torch.Tensor` of shape `(objects, tokens, channels)`): The decoder's own tokens (IoU, masks), then
+            embedded points or boxes.
+        queries (`torch.Tensor` of shape `(objects, tokens, channels)`): The same after the self-attention of the first
+            block, which has not seen the image.
         dense (`torch.Tensor` of shape `(batch, channels, grid, grid)`): SAM's "no mask", a view of one vector.
         positions (`torch.Tensor` of shape `(1, grid * grid, channels)`): Where in the image an embedding lies.
     """
 
     owner: torch.Tensor
-    sparse: torch.Tensor
+    tokens: torch.Tensor
+    queries: torch.Tensor
     dense: torch.Tensor
     positions: torch.Tensor
 
@@ -37,18 +41,24 @@ class EmbeddedPrompts:
         """Embeds the prompts of the slots that hold an object (`object_mask`); the others are left out."""
         points, labels, boxes = (batch.get(name) for name in ("input_points", "input_labels", "input_boxes"))
         sparse, dense = model.prompt_encoder(points, labels, boxes, None)
-        held = batch["object_mask"]
+        held, decoder = batch["object_mask"], model.mask_decoder
+        outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        outputs = outputs.expand(int(held.sum()), -1, -1)
+        tokens = torch.cat([outputs, sparse[held]], dim=1).to(outputs.dtype)
+        block = decoder.transformer.layers[0]
+        queries = block.layer_norm1(_self_attended(block, tokens, tokens)) if len(tokens) else tokens
         positions = model.get_image_wide_positional_embeddings()
-        return cls(held.nonzero()[:, 0], sparse[held], dense, _tokens(positions))
+        return cls(held.nonzero()[:, 0], tokens, queries, dense, _tokens(positions))
 
     def split(self, objects: int) -> Iterator["EmbeddedPrompts"]:
         """So many objects at a time."""
-        for owner, sparse in zip(self.owner.split(objects), self.sparse.split(objects)):
-            yield replace(self, owner=owner, sparse=sparse)
+        parts = zip(*(values.split(objects) for values in (self.owner, self.tokens, self.queries)))
+        for owner, tokens, queries in parts:
+            yield replace(self, owner=owner, tokens=tokens, queries=queries)
 
     @property
     def nbytes(self) -> int:
-        return self.owner.nbytes + self.sparse.nbytes + self.positions.nbytes
+        return sum(values.nbytes for values in (self.owner, self.tokens, self.queries, self.positions))
 
 
 def decode(
@@ -105,11 +115,8 @@ class _Images:
 def _decoded(
     decoder: Any, images: _Images, prompts: EmbeddedPrompts, grid: int, multimask: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    outputs = outputs.expand(len(prompts.sparse), -1, -1)
-    tokens = torch.cat([outputs, prompts.sparse], dim=1).to(outputs.dtype)
-    queries, image = _transform(decoder.transformer, tokens, images, prompts)
     mlps = list(decoder.output_hypernetworks_mlps)[: None if multimask else 1]
+    queries, image = _transform(decoder.transformer, images, prompts, 1 + len(mlps))
     mixed = torch.stack([mlp(queries[:, 1 + i]) for i, mlp in enumerate(mlps)], dim=1)
     return _masks(decoder, image, mixed, grid), decoder.iou_prediction_head(queries[:, 0])
 
@@ -134,18 +141,22 @@ def _product(convolution: Any, image: torch.Tensor, activation: Any = None) -> t
     """A transposed convolution of kernel and stride 2 at every place, and what follows it: (..., channels) to (..., 4,
     its channels)."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (in, out, 2, 2) -> (2 * 2 * out, in)
-    bias = convolution.bias.repeat(4)
-    if activation is not None and _fuses(image, activation):
-        return torch.ops.mkldnn._linear_pointwise(image, weight, bias, "gelu", [], "none").unflatten(-1, (4, -1))
+    bias, fused = convolution.bias.repeat(4), _fused(image, activation)
+    if fused is not None:
+        return torch.ops.mkldnn._linear_pointwise(image, weight, bias, fused, [], "none").unflatten(-1, (4, -1))
     image = F.linear(image, weight, bias).unflatten(-1, (4, -1))
     return image if activation is None else activation(image)
 
 
-def _fuses(image: torch.Tensor, activation: Any) -> bool:
-    """Whether oneDNN applies the activation while the product is still in the cache: half the time of the two."""
+def _fused(image: torch.Tensor, activation: Any) -> str | None:
+    """What oneDNN calls an activation that it applies, like the bias, while the product is still in the cache: half
+    the time. None where it does not."""
     usual = image.device.type == "cpu" and image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    gelu = isinstance(activation, torch.nn.GELU) and activation.approximate == "none"
-    return usual and gelu and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled()
+    if not usual or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
+        return None
+    if activation is None:
+        return "none"
+    return "gelu" if isinstance(activation, torch.nn.GELU) and activation.approximate == "none" else None
 
 
 def _tokens(image: torch.Tensor) -> torch.Tensor:
@@ -154,14 +165,15 @@ def _tokens(image: torch.Tensor) -> torch.Tensor:
 
 
 def _transform(
-    transformer: Any, tokens: torch.Tensor, images: _Images, prompts: EmbeddedPrompts
+    transformer: Any, images: _Images, prompts: EmbeddedPrompts, wanted: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`SamTwoWayTransformer.forward`, from one image each to one an object: (objects, tokens, channels) and
-    (objects, grid * grid, channels)."""
-    queries, image = tokens, images.tokens[prompts.owner]
+    """`SamTwoWayTransformer.forward`, from one image each to one an object: the `wanted` leading tokens (objects,
+    wanted, channels) and images (objects, grid * grid, channels)."""
+    queries, tokens, image = prompts.queries, prompts.tokens, images.tokens[prompts.owner]
     placed = image + prompts.positions
     for number, block in enumerate(transformer.layers):
-        queries = block.layer_norm1(_self_attended(block, queries, tokens))
+        if number > 0:
+            queries = block.layer_norm1(_self_attended(block, queries, tokens))
         reading = block.cross_attn_token_to_image
         if number == 0:
             asking = _heads(reading, reading.q_proj(queries + tokens))
@@ -173,6 +185,7 @@ def _transform(
         written = _written(block.cross_attn_image_to_token, image, placed, queries + tokens, queries)
         image = block.layer_norm4(written)
         placed = image + prompts.positions
+    queries, tokens = queries[:, :wanted], tokens[:, :wanted]
     read = _read(transformer.final_attn_token_to_image, queries + tokens, placed, image)
     return transformer.layer_norm_final_attn(queries + read), image
 

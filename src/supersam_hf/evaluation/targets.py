@@ -68,10 +68,16 @@ class Targets:
         predicted = upscaled(logits, size) > 0
         if self.padded:
             predicted &= _valid(self.heights[rows], self.widths[rows], size)[:, None]
-        both = (predicted & self.masks[rows, None]).sum(dim=(-2, -1))
-        either = predicted.sum(dim=(-2, -1)) + self.areas[rows, None] - both
+        both = _pixels(predicted & self.masks[rows, None])
+        either = _pixels(predicted) + self.areas[rows, None] - both
         ious = both.float() / either.clamp(min=1).float()
         return torch.where(either > 0, ious, torch.ones_like(ious))
+
+
+def _pixels(masks: torch.Tensor) -> torch.Tensor:
+    """How many pixels of each mask are set: (objects, masks, size, size) to (objects, masks). Bytes are added in a
+    third of the time that booleans take."""
+    return masks.flatten(-2).view(torch.uint8).sum(-1, dtype=torch.int32)
 
 
 def _valid(heights: torch.Tensor, widths: torch.Tensor, size: int) -> torch.Tensor:
