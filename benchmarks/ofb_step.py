@@ -30,7 +30,7 @@ from supersam_hf.data import build_loader
 from supersam_hf.elastic.vit_cost import ViTShape, count_macs, count_parameters
 from supersam_hf.measure import compare_latency
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
-from supersam_hf.training.bimask import BiMaskTrainer, new_search, parameter_groups
+from supersam_hf.training.bimask import BiMaskTrainer, ClassifierTerms, new_search, parameter_groups
 from supersam_hf.training.bimask_arguments import BiMaskArguments
 from supersam_hf.training.classify import ClassificationLossArguments, MixArguments, classifier_step
 from supersam_hf.training.engine import Engine
@@ -157,7 +157,7 @@ def search_step(folder: Path, args: argparse.Namespace, *, pmim: bool, half: boo
     search = new_search(model, SearchSpace(), training, folder / "run")
     if half:
         enforce(search.masked, search.options, search.budget)
-    trainer = BiMaskTrainer(search, training, None)
+    trainer = BiMaskTrainer(search, training, ClassifierTerms(search, training, None))
     groups = parameter_groups(search.masked, training)
     engine, batches = engine_for(search.masked, folder, args, training, parameters=groups, shape=trainer)
     return lambda: trainer.step(engine, batches), physical_shape(model)

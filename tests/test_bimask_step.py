@@ -21,7 +21,7 @@ from supersam_hf.bimask.scores import BiMask
 from supersam_hf.bimask.search import BiMaskSearch
 from supersam_hf.bimask.space import SearchSpace
 from supersam_hf.bimask.stack import MaskStack
-from supersam_hf.training.bimask import BiMaskTrainer, new_search, parameter_groups
+from supersam_hf.training.bimask import BiMaskTrainer, ClassifierTerms, new_search, parameter_groups
 from supersam_hf.training.bimask_arguments import BiMaskArguments
 from supersam_hf.training.classify import classification_loss, seed_step
 from supersam_hf.training.engine import Engine
@@ -95,7 +95,7 @@ class Searching:
             cut_to_live(self.search.masked)
         masked = self.search.masked.double() if double else self.search.masked
         self.untouched = copy.deepcopy(masked)
-        self.trainer = BiMaskTrainer(self.search, args, None)
+        self.trainer = BiMaskTrainer(self.search, args, ClassifierTerms(self.search, args, None))
         self.loader, groups = stripes(), parameter_groups(masked, args)
         self.engine = Engine(masked, self.loader, args, folder, {}, parameters=groups, shape=self.trainer)
 
@@ -237,7 +237,7 @@ def test_masks_and_their_losses_are_as_many_operations_for_any_number_of_layers(
         search.masked.stacks  # noqa: B018 (built once, not at every step)
         with Kernels() as kernels:
             search.masked.values = search.masked.evaluate()
-            sum(BiMaskTrainer(search, args, None)._mask_terms().values()).backward()
+            sum(BiMaskTrainer(search, args, ClassifierTerms(search, args, None))._mask_terms().values()).backward()
         counts.append(kernels.count)
     assert counts[0] == counts[1]
     assert counts[0] < 600

@@ -27,6 +27,7 @@ SECTIONS = {
     "train": (*COMMON, "holdout_images", "space", "train"),
     "finetune": (*COMMON, "holdout_images", "finetune"),
     "adapt": (*COMMON, "holdout_images", "cache_gb", "adapt"),
+    "bimask": (*COMMON, "holdout_images", "bimask"),
     "evaluate": (*COMMON, "cache_gb", "space", "evaluate"),
     "search": (*COMMON, "holdout_images", "cache_gb", "space", "search", "measure"),
     "extract": ("config", "output_dir", "model", "subnet"),
@@ -72,13 +73,18 @@ def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
         parser.add_argument("--subnet", type=str, default="found" if verb == "extract" else "largest", help=what)
     if verb == "pretrain":
         parser.set_defaults({"pretrain.enabled": True})
-    if method == "ofb":
-        from .training.bimask_arguments import PRESETS
-
-        # What the preset and `max_steps` decide stays open: the default instance has it filled in already.
-        parser.set_defaults({f"search.{name}": None for name in ("search_steps", *PRESETS["paper"])})
+    _leave_open(parser, method)
     _hide_others(parser, (OFB_SECTIONS if method == "ofb" else SECTIONS).get(verb))
     return parser
+
+
+def _leave_open(parser: ArgumentParser, method: Method) -> None:
+    """What a preset and `max_steps` decide: the default instance has it filled in already."""
+    from .training.bimask_arguments import BiMaskArguments, open_fields
+    from .training.bimask_sam import SamBiMaskArguments
+
+    section, args = ("search", BiMaskArguments) if method == "ofb" else ("bimask", SamBiMaskArguments)
+    parser.set_defaults({f"{section}.{name}": None for name in open_fields(args)})
 
 
 def _prog(verb: str, method: Method) -> str:

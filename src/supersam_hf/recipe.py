@@ -8,6 +8,7 @@ from .evaluation import CACHE_GB
 from .measure.energy import EnergyArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
+from .training.bimask_sam import SamBiMaskArguments
 from .training.finetune import FinetuneArguments
 from .training.pretrain import PretrainArguments
 from .training.sandwich import SandwichArguments
@@ -162,6 +163,8 @@ class Recipe(RunRecipe):
     finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
     adapt: AdaptArguments = field(default_factory=AdaptArguments)
     search: SearchArguments = field(default_factory=SearchArguments)
+    bimask: SamBiMaskArguments = field(default_factory=SamBiMaskArguments)
+    """OFB's search on the image encoder, in place of training and searching a supernet; a verb of its own."""
     evaluate: EvaluateArguments = field(default_factory=EvaluateArguments)
     measure: MeasureArguments = field(default_factory=MeasureArguments)
 
@@ -178,4 +181,4 @@ class Recipe(RunRecipe):
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
-        self.share_seed(self.data, self.pretrain, self.train, self.finetune, self.adapt, self.search)
+        self.share_seed(self.data, self.pretrain, self.train, self.finetune, self.adapt, self.search, self.bimask)

@@ -48,22 +48,22 @@ def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_para
         ValueError: If not exactly one limit is given, it is not positive, or no network of the space meets it.
     """
     if (max_macs is None) == (max_params is None):
-        raise ValueError("Give exactly one of `search.max_macs` and `search.max_params`.")
+        raise ValueError("Give exactly one of `max_macs` and `max_params`.")
     kind, limit = ("macs", max_macs) if max_macs is not None else ("params", max_params)
     assert limit is not None
     if limit <= 0:
-        raise ValueError(f"`search.max_{kind}` must be positive, got {limit}.")
+        raise ValueError(f"`max_{kind}` must be positive, got {limit}.")
     budget = SearchBudget(kind, 0, SearchBudget(kind, 0, 0).cost(shape))
     budget = replace(budget, limit=int(limit * budget.original if limit <= 1 else limit))
     if budget.limit >= budget.original:
         raise ValueError(
-            f"`search.max_{kind}` of {limit:g} is no limit: the original has {budget.original:,}. Lower it (a number "
+            f"`max_{kind}` of {limit:g} is no limit: the original has {budget.original:,}. Lower it (a number "
             "below 1 is a fraction of the original)."
         )
     smallest = budget.cost(smallest_shape(shape, space))
     if smallest > budget.limit:
         raise ValueError(
-            f"`search.max_{kind}` of {limit:g} cannot be met: the smallest network of this `space` has {smallest:,} "
+            f"`max_{kind}` of {limit:g} cannot be met: the smallest network of this `space` has {smallest:,} "
             f"({smallest / budget.original:.1%} of {budget.original:,}). Raise it, or widen the `space`."
         )
     return budget

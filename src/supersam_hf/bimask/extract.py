@@ -19,16 +19,16 @@ def deploy(masked: MaskedModel) -> Any:
             raise ValueError(f"`{name}` still has several options: search on, or enforce the budget.")
     fold(masked)
     model = masked.remove()
-    deployed = type(model)(deployed_config(model))
+    implementation = model.config._attn_implementation
+    deployed = type(model)._from_config(deployed_config(model), dtype=model.dtype, attn_implementation=implementation)
     deployed.load_state_dict(model.state_dict())
-    return deployed.to(device=model.device, dtype=model.dtype).train(model.training)
+    return deployed.to(model.device).train(model.training)
 
 
 def deployed_config(model: Any) -> Any:
     """The model's config with the sizes that its weights have."""
-    family = family_of(model)
-    values = copy.deepcopy(model.config).to_dict() | family.config_values(family.physical_shape(model))
-    return type(model.config)(**values)
+    family, config = family_of(model), copy.deepcopy(model.config)
+    return type(config)(**family.deployed_values(config, family.physical_shape(model)))
 
 
 def architecture(model: Any) -> dict[str, Any]:

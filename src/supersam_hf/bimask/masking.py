@@ -72,7 +72,8 @@ class MaskedModel(nn.Module):
             raise ValueError("The `space` searches nothing: every submodule is off or has a single size.")
         init: Any = {"generator": generator, "score_mean": score_mean, "score_std": score_std, "ordinal": ordinal}
         self._masks = nn.ModuleList(
-            BiMask(s.groups, s.units, s.group_sizes, s.unit_sizes, **init) for s in self.submodules.values()
+            BiMask(s.groups, s.units, s.group_sizes, s.unit_sizes, shared_units=s.shared_units, **init)
+            for s in self.submodules.values()
         )
         # Hooked before the masks, so that the mask token is masked like any other embedding.
         self.patch_masking: PatchMasking | None = None
@@ -152,6 +153,12 @@ class MaskedModel(nn.Module):
         """The scores of all masks as they are now, by kind of submodule."""
         return {kind: stack.evaluate(self.lam) for kind, stack in self.stacks.items()}
 
+    def update(self) -> None:
+        """Brings the masks that the model runs with up to the scores: a forward does so by itself."""
+        self.values = self.evaluate()
+        # submodules are in the order of their kinds
+        self._masks_by_name = dict(zip(self.submodules, chain(*(value.masks for value in self.values.values()))))
+
     def forward(self, pixel_values: torch.Tensor, patch_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Runs the masked model.
 
@@ -160,9 +167,7 @@ class MaskedModel(nn.Module):
             patch_mask (`torch.Tensor` of shape (batch, patches), bool, *optional*): Patches to mask and reconstruct.
                 On a GPU it would have to be waited for: leave it on the CPU.
         """
-        self.values = self.evaluate()
-        # submodules are in the order of their kinds
-        self._masks_by_name = dict(zip(self.submodules, chain(*(value.masks for value in self.values.values()))))
+        self.update()
         if patch_mask is None:
             return self.model(pixel_values, **kwargs)
         if self.patch_masking is None or self.decoder is None:
@@ -187,6 +192,7 @@ class MaskedModel(nn.Module):
     def _linear(self, name: str, module: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
         """A linear whose outputs are masked: m (W x + b) = (m W) x + m b."""
         mask = self._masks_by_name[name].to(module.weight.dtype)
+        mask = mask.repeat(module.weight.shape[0] // len(mask))  # q, k and v in one
         bias = None if module.bias is None else module.bias * mask
         return F.linear(hidden, module.weight * mask[:, None], bias)
 

@@ -43,11 +43,11 @@ def cut(
     every = mask.groups * mask.units
     for piece in submodule.sliced:
         copies = torch.arange(piece.copies, device=index.device)[:, None] * every
-        entries = kept_groups if piece.per_group else (copies + index).flatten()
-        select(piece.module, piece.name, piece.dim, entries, optimizer)
+        entries = {"all": (copies + index).flatten(), "groups": kept_groups, "units": kept_units[0]}
+        select(piece.module, piece.name, piece.dim, entries[piece.entries], optimizer)
         _update_sizes(piece.module)
-    if submodule.attention is not None:
-        submodule.attention.head_dim = units
+    if submodule.resized is not None:
+        submodule.resized(groups, units)
     select(mask, "score", 0, kept_groups, optimizer)
     _gather(mask, "score", kept_units, optimizer)
     if cells:
@@ -143,7 +143,7 @@ def fold(masked: MaskedModel) -> None:
             parameter = getattr(piece.module, piece.name)
             shape = [1] * parameter.dim()
             shape[piece.dim] = -1
-            parameter.mul_(value.view(shape).to(parameter.dtype))
+            parameter.mul_(value.repeat(piece.copies).view(shape).to(parameter.dtype))
 
 
 __all__ = ["cut", "cut_to_live", "fold", "resize", "select"]

@@ -25,6 +25,7 @@ class BiMask(nn.Module):
         score_mean (`float`): Mean of the initial scores before the sigmoid; 3.0 keeps 95 % of every unit.
         score_std (`float`): Their standard deviation.
         ordinal (`bool`): Ranks are the units' indices instead of their importance (ordinal weight sharing).
+        shared_units (`bool`): All groups keep the same units: a unit's importance is its sum over the groups.
 
     Attributes:
         score (`nn.Parameter` (G, U)): Importance before the sigmoid.
@@ -47,13 +48,14 @@ class BiMask(nn.Module):
         score_mean: float = 3.0,
         score_std: float = 0.2,
         ordinal: bool = False,
+        shared_units: bool = False,
     ) -> None:
         super().__init__()
         for name, sizes, full in (("group_sizes", group_sizes, groups), ("unit_sizes", unit_sizes, units)):
             if list(sizes) != sorted(set(sizes)) or not sizes or sizes[0] < 1 or sizes[-1] != full:
                 raise ValueError(f"`{name}` must ascend from 1 or more to {full}, got {list(sizes)}.")
         self.group_sizes, self.unit_sizes = list(group_sizes), list(unit_sizes)
-        self.ordinal = ordinal
+        self.ordinal, self.shared_units = ordinal, shared_units
         shape = len(group_sizes), len(unit_sizes)
         self.score = nn.Parameter(score_mean + score_std * torch.randn(groups, units, generator=generator))
         self.alpha = nn.Parameter(torch.rand(shape, generator=generator))
@@ -82,7 +84,7 @@ class BiMask(nn.Module):
 
     def ranks(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Place of every group (G) and of every unit within its group (G, U), see [`ranks`]."""
-        return ranks(self.importance(), self.ordinal)
+        return ranks(self.importance(), self.ordinal, self.shared_units)
 
     def sparsity(self) -> torch.Tensor:
         """V (G, U) in [0, 1]: Eq. 4."""
@@ -132,16 +134,21 @@ def probabilities(alpha: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     return alpha.masked_fill(~live, -torch.inf).flatten(-2).softmax(-1).view_as(alpha)
 
 
-def ranks(importance: torch.Tensor, ordinal: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def ranks(
+    importance: torch.Tensor, ordinal: bool = False, shared_units: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Place of every group (..., G) and of every unit within its group (..., G, U), 0 for the most important; ties by
     index. A group's importance is the sum of its units'. No gradient passes.
 
     Args:
         importance (`torch.Tensor` (..., G, U)): S.
         ordinal (`bool`): Places are the indices.
+        shared_units (`bool`): A unit has the same place in every group, by the sum over the groups.
     """
     importance = importance.detach()
     totals = importance.sum(-1)
+    if shared_units:
+        importance = importance.sum(-2, keepdim=True).expand_as(importance)
     if ordinal:
         return _indices(totals), _indices(importance)
     return _places(totals), _places(importance)

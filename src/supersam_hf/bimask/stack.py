@@ -39,7 +39,7 @@ class MaskStack:
     """
 
     def __init__(self, masks: list[BiMask]) -> None:
-        self.masks, self.ordinal = masks, masks[0].ordinal
+        self.masks, self._how = masks, (masks[0].ordinal, masks[0].shared_units)
         device, dtype = masks[0].score.device, masks[0].score.dtype
         self._units = _Padding([mask.score.shape for mask in masks], device)
         self._cells = _Padding([mask.alpha.shape for mask in masks], device)
@@ -72,7 +72,7 @@ class MaskStack:
         alphas = torch.cat([mask.alpha.flatten() for mask in self.masks])
         importance = self._units.pad(scores, -torch.inf).sigmoid()
         p = probabilities(self._cells.pad(alphas, -torch.inf), self._live)
-        v = sparsity(p, self._options, ranks(importance, self.ordinal)) * self._units.real
+        v = sparsity(p, self._options, ranks(importance, *self._how)) * self._units.real
         masks = self._units.unpad(bimask(importance, v, lam))
         return StackValues(importance, p.flatten(1), v, masks)
 

@@ -1,8 +1,8 @@
 """What a prunable submodule is: which tensors hold its units."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 from torch import nn
 
@@ -14,15 +14,17 @@ class Slice:
     Args:
         module (`nn.Module`), name (`str`): Where the parameter is.
         dim (`int`): The dimension.
-        copies (`int`): How often all units come one after the other (four neighbours' channels in Swin's merging).
-        per_group (`bool`): The entries are groups, not units (a head's relative positions).
+        copies (`int`): How often all units come one after the other (four neighbours' channels in Swin's merging; q,
+            k and v in one linear of SAM).
+        entries ("all", "groups" or "units"): One entry a unit of every group; or one a group (a head's relative
+            positions in Swin); or one a unit, the same for all groups (the channels of SAM's relative positions).
     """
 
     module: nn.Module
     name: str
     dim: int
     copies: int = 1
-    per_group: bool = False
+    entries: Literal["all", "groups", "units"] = "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,8 @@ class Submodule:
         folded (`list[Slice]`): Where a mask goes when it becomes part of the weights.
         sliced (`list[Slice]`): Every parameter that loses entries with a unit.
         norms (`list[nn.LayerNorm]`): Layer norms over these units, or over several copies of them.
-        attention (`nn.Module`, *optional*): Module that keeps the units of a group as `head_dim`.
+        shared_units (`bool`): All groups keep the same units.
+        resized (`Callable`, *optional*): Is told of the groups and units that a cut has left.
     """
 
     name: str
@@ -51,7 +54,8 @@ class Submodule:
     folded: list[Slice]
     sliced: list[Slice]
     norms: list[nn.LayerNorm] = field(default_factory=list)
-    attention: Any = None
+    shared_units: bool = False
+    resized: Callable[[int, int], None] | None = None
 
     @property
     def kind(self) -> str:

@@ -31,12 +31,14 @@ class LayerShape(NamedTuple):
         head_dim (`int`): Channels of a head.
         side (`int`): Tokens that attend to each other form a square of this side: a window, or the whole grid.
         padded (`int`): Side of the grid of tokens once it is padded to whole windows.
+        num_heads (`int`): Heads.
     """
 
     mlp_dim: int
     head_dim: int
     side: int
     padded: int
+    num_heads: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class SamShape:
     """
 
     hidden_size: int
-    num_heads: int
     layers: tuple[LayerShape, ...]
     num_channels: int
     patch_size: int
@@ -87,7 +88,6 @@ class SamShape:
         decoder: Any = config.mask_decoder_config
         return cls(
             hidden_size=vision.hidden_size,
-            num_heads=vision.num_attention_heads,
             layers=_layer_shapes(vision),
             num_channels=vision.num_channels,
             patch_size=vision.patch_size,
@@ -201,14 +201,15 @@ def classifier_shape(config: Classifier) -> Any:
 def _layer_shapes(vision: Any) -> tuple[LayerShape, ...]:
     depth, grid = vision.num_hidden_layers, vision.image_size // vision.patch_size
     if vision.model_type == SuperSamVisionConfig.model_type:
-        mlp_dims, head_dims = vision.layer_widths
+        widths = zip(*vision.layer_widths, vision.layer_heads)
     else:  # stock SAM: uniform, and its heads share the hidden size
-        mlp_dims, head_dims = [vision.mlp_dim] * depth, [vision.hidden_size // vision.num_attention_heads] * depth
+        heads = vision.num_attention_heads
+        widths = zip(*([width] * depth for width in (vision.mlp_dim, vision.hidden_size // heads, heads)))
     shapes = []
-    for i, (mlp_dim, head_dim) in enumerate(zip(mlp_dims, head_dims)):
+    for i, (mlp_dim, head_dim, num_heads) in enumerate(widths):
         window = 0 if i in vision.global_attn_indexes else vision.window_size
         side = window or grid
-        shapes.append(LayerShape(mlp_dim, head_dim, side, padded=-(-grid // side) * side))
+        shapes.append(LayerShape(mlp_dim, head_dim, side, -(-grid // side) * side, num_heads))
     return tuple(shapes)
 
 
@@ -230,7 +231,7 @@ def _feed_forward(inputs: int, hidden: int, outputs: int, depth: int, bias: int)
 
 
 def _layer_parameters(shape: SamShape, layer: LayerShape, rest: int) -> int:
-    hidden, width = shape.hidden_size, shape.num_heads * layer.head_dim
+    hidden, width = shape.hidden_size, layer.num_heads * layer.head_dim
     attention = _linear(hidden, 3 * width, rest * shape.qkv_bias) + _linear(width, hidden, rest)
     # rel_pos_h and rel_pos_w: one row a distance, from -(side - 1) to side - 1
     rel_pos = 2 * (2 * layer.side - 1) * layer.head_dim * rest * shape.use_rel_pos
@@ -281,7 +282,7 @@ def _decoder_parameters(shape: SamShape, rest: int) -> int:
 
 def layer_macs(shape: SamShape, layer: LayerShape) -> int:
     """Of one layer of the image encoder, for one image."""
-    hidden, width = shape.hidden_size, shape.num_heads * layer.head_dim
+    hidden, width = shape.hidden_size, layer.num_heads * layer.head_dim
     padded, tokens = layer.padded**2, shape.grid**2
     qkv_and_proj = 4 * padded * hidden * width
     # every token against its square: once for the logits, once for the values

@@ -197,3 +197,8 @@ class Run(RunFolder):
             raise FileNotFoundError(f"`subnet` is {name!r}, but there is no {path}: search first.")
         hub = {} if args.revision is None else {"revision": args.revision}
         return ParetoFront.from_pretrained(args.name, **hub).point(name).subnet
+
+
+def stands_alone(config: Any) -> bool:
+    """Whether a model is a subnet, extracted or found by a bi-mask search: it has no subnets of its own."""
+    return config.subnet is not None or config.search is not None

@@ -11,7 +11,7 @@ from ..hub.tables import duration
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
 from ..recipe import Recipe
 from ..training.arguments import EngineArguments
-from .context import Run
+from .context import Run, stands_alone
 from .estimate import SamTimes, model_config, new_model, sandwich_memory, time_pieces
 from .plan_lines import (
     Images,
@@ -29,7 +29,7 @@ from .supersam import STAGES, switched_off
 
 
 # Verbs that train: the section of their arguments.
-TRAININGS = ("pretrain", "train", "finetune", "adapt")
+TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
 SAMPLED = 32
 
 
@@ -73,7 +73,7 @@ def make_plan(verb: str, run: Run) -> Plan:
 
 def _space(run: Run, config: SuperSamConfig) -> ElasticSpace | None:
     """None of an extracted subnet, which has no subnets of its own."""
-    if config.subnet is not None:
+    if stands_alone(config):
         return None
     with torch.device("meta"):
         return run.space(SuperSamModel(config))
@@ -102,8 +102,7 @@ def plan_lines(verb: str, plan: Plan) -> list[str]:
 
 def arguments(recipe: Recipe, name: str) -> EngineArguments:
     """The section of a training."""
-    sections = {"pretrain": recipe.pretrain, "train": recipe.train, "finetune": recipe.finetune}
-    return sections[name] if name in sections else cast(EngineArguments, recipe.adapt)
+    return cast(EngineArguments, getattr(recipe, name))
 
 
 def _model_lines(plan: Plan) -> list[str]:

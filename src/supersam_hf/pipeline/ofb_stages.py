@@ -8,12 +8,12 @@ from typing import Any
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import write_json
-from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
 from ..training.bimask import train_bimask
 from ..training.checkpoints import checkpoints
 from ..training.engine import Engine
 from ..training.finetune import finetune_classifier
 from ..training.pretrain_classifier import new_classifier, pretrain_classifier
+from .mask_search import plot_mask_search, told
 from .measurement import write_measurement
 from .ofb_context import OfbRun
 from .runner import stage_record
@@ -57,8 +57,8 @@ def search(run: OfbRun) -> None:
         for name in ("extract", "finetune"):
             stage_record(run.folder, name).unlink(missing_ok=True)
         write_json(run.folder / "search.json", report)
-        _plot_search(run, report)
-        print(_told(report), f"see {run.folder}/search.json")
+        plot_mask_search(run.folder / "search", report, run.folder)
+        print(told(report), f"see {run.folder}/search.json")
 
 
 def extract(run: OfbRun) -> None:
@@ -126,25 +126,3 @@ def _accuracy(run: OfbRun, args: Any) -> Callable[[Engine], dict[str, float]] | 
         return {"top1": result.top1, **top5, "eval_loss": result.loss}
 
     return metrics
-
-
-def _plot_search(run: OfbRun, report: dict[str, Any]) -> None:
-    folder = run.folder / "search"
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    kind = report["budget_kind"]
-    budget = report["budget"] / report["original"][kind]
-    pruned_at = [line["step"] for line in history if line["removed"]]
-    plot_bimask(folder / "history.jsonl", run.folder / "bimask.png")
-    plot_losses(folder / "log.jsonl", run.folder / "losses.png")
-    plot_macs(folder / "log.jsonl", run.folder / f"{kind}.png", kind=kind, budget=budget, pruned_at=pruned_at)
-    widths = {"original": history[0]["architecture"], "found": report["architecture"]}
-    plot_architecture(widths, run.folder / "architecture.png")
-
-
-def _told(report: dict[str, Any]) -> str:
-    """What came out, in a line; whether the search decided it or the budget had to be enforced."""
-    kind, unit = report["budget_kind"], {"macs": "MACs", "params": "parameters"}[report["budget_kind"]]
-    share = report[kind] / report["original"][kind]
-    how = "decided by the search" if report["decided_by_search"] else "not decided by the search alone"
-    cuts = f", {len(report['enforced'])} cuts to keep the budget" if report["enforced"] else ""
-    return f"found {report[kind]:,} {unit} ({share:.1%} of the original; budget {report['budget']:,}), {how}{cuts};"

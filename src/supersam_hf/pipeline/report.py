@@ -21,7 +21,7 @@ from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
 from ..search.pareto import named_front
 from ..training.milestone import read_milestone
-from .context import Run
+from .context import Run, stands_alone
 from .costs import run_costs
 from .folder import image_counts
 from .journal import TOGETHER, Journal
@@ -45,7 +45,7 @@ def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
     args = run.recipe.evaluate
     original = run.original() if args.original is None else run.load(args.original)
     rows: dict[str, Entry] = {"original": (original, None)}
-    if supernet.config.subnet is not None:
+    if stands_alone(supernet.config):
         # An extracted subnet has no subnets of its own.
         return rows if args.original is None else rows | {"found": (supernet, None)}
     space, generator = run.space(supernet), torch.Generator().manual_seed(args.seed)
@@ -57,7 +57,7 @@ def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
 def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
     """The search's Pareto front, `pareto-0` with the fewest parameters; none before a search or if switched off."""
     search_file = run.folder / "search.json"
-    if not run.recipe.evaluate.pareto or supernet.config.subnet is not None or not search_file.exists():
+    if not run.recipe.evaluate.pareto or stands_alone(supernet.config) or not search_file.exists():
         return {}
     front = json.loads(search_file.read_text())["front"]
     return {name: (supernet, Subnet.from_dict(point["subnet"])) for name, point in named_front(front).items()}

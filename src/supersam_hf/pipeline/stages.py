@@ -17,7 +17,7 @@ from ..search import Objective, SearchResult, run_search
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
-from .context import Run
+from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
 from .measurement import write_measurement
 from .progress import holdout_metrics
@@ -167,5 +167,5 @@ def measure(run: Run, subnet: str = "largest") -> None:
     """`measurement.json`: size, work, latency, throughput and peak memory of one subnet, extracted."""
     model, args = run.supernet(), run.recipe.measure
     # An extracted subnet is measured as it is.
-    extracted = model if model.config.subnet is not None else model.extract(run.subnet(subnet, run.space(model)))
+    extracted = model if stands_alone(model.config) else model.extract(run.subnet(subnet, run.space(model)))
     write_measurement(run, args, extracted)

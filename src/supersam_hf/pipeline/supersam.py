@@ -3,6 +3,7 @@
 from ..recipe import Recipe
 from . import report, stages
 from .adapt import adapt
+from .bimask import bimask
 from .context import Run
 from .page import write_page
 from .run_record import sitting
@@ -56,9 +57,9 @@ def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str 
 def _run_verb(run: Run, verb: str, redo: str | None, subnet: str) -> None:
     if verb == "run":
         run_pipeline(run, redo)
-    elif verb == "finetune":
+    elif verb in ("bimask", "finetune"):
         with metered(run, verb):
-            stages.finetune(run)
+            (bimask if verb == "bimask" else stages.finetune)(run)
     elif verb == "adapt":
         adapt(run)
     elif verb == "evaluate":

@@ -43,6 +43,7 @@ ARCHITECTURE_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 TERMS = {
     "loss": "total (Eq. 8)",
     "loss_class": "classification",
+    "loss_mask": "masks",
     "loss_entropy": "entropy $H(p)$",
     "loss_variance": "variance $\\Psi(p)$",
     "loss_l1": "$\\|S\\|_1$",

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,7 +19,7 @@ from ..bimask.space import SearchSpace
 from ..classification import check_labels
 from ..files import fingerprint
 from ..measure.cost import CostMeter
-from .bimask_arguments import BiMaskArguments
+from .bimask_arguments import BiMaskArguments, MaskSearchArguments
 from .classify import classification_loss, mix_batch, seed_step
 from .context import data_context
 from .drop_path import DropPath
@@ -62,25 +62,18 @@ def train_bimask(
     if (teacher is None) != (args.loss.distillation == "none"):
         raise ValueError(f"`search.loss.distillation` is {args.loss.distillation!r}: it goes with a teacher.")
     search = new_search(model, space, args, Path(output_dir))
-    trainer = BiMaskTrainer(search, args, teacher)
-    drop_path = DropPath(model, args.drop_path_rate)
     context: dict[str, Any] = {"space": vars(space), "data": data_context(loader)}
     if teacher is not None:
         context["teacher"] = fingerprint(teacher)
-    groups = parameter_groups(search.masked, args)
-    engine = Engine(search.masked, loader, args, output_dir, context, parameters=groups, shape=trainer, meter=meter)
-    if teacher is not None:
-        teacher.to(engine.accelerator.device).eval()
-    trainer.begin(engine)
+    trainer = BiMaskTrainer(search, args, ClassifierTerms(search, args, teacher))
+    drop_path = DropPath(model, args.drop_path_rate)
     try:
-        engine.fit(trainer.step, evaluate, "bi-mask search")
+        return trainer.fit(loader, Path(output_dir), context, evaluate, meter)
     finally:
         drop_path.remove()
-    steps = {name: getattr(args, name) for name in ("max_steps", "search_steps", "preset", "seed")}
-    return deploy(search.masked), search.report() | steps
 
 
-def new_search(model: Any, space: SearchSpace, args: BiMaskArguments, output_dir: Path) -> BiMaskSearch:
+def new_search(model: Any, space: SearchSpace, args: MaskSearchArguments, output_dir: Path) -> BiMaskSearch:
     """The search that these arguments ask for, before its first step."""
     return BiMaskSearch(
         model,
@@ -92,28 +85,61 @@ def new_search(model: Any, space: SearchSpace, args: BiMaskArguments, output_dir
         score_mean=args.score_mean,
         score_std=args.score_std,
         ordinal=args.ordinal,
-        pmim=args.mask_position if args.pmim else None,
+        pmim=args.mask_position if isinstance(args, BiMaskArguments) and args.pmim else None,
     )
 
 
-def parameter_groups(masked: MaskedModel, args: BiMaskArguments) -> list[dict[str, Any]]:
+def parameter_groups(masked: MaskedModel, args: MaskSearchArguments) -> list[dict[str, Any]]:
     """Weights (with and without decay), scores, architecture parameters, decoder, each at its own rate."""
     groups = layer_decay_groups(masked.model, args.learning_rate, args.weight_decay, 1.0)
     masks = masked.masks.values()
     scores = {"params": [m.score for m in masks], "lr": args.score_learning_rate, "weight_decay": 0.0}
     alphas = {"params": [m.alpha for m in masks], "lr": args.alpha_learning_rate, "betas": (0.5, 0.999)}
     groups += [scores, alphas]
-    if masked.decoder is not None and masked.patch_masking is not None:
+    if isinstance(args, BiMaskArguments) and masked.decoder is not None and masked.patch_masking is not None:
         parameters = [*masked.decoder.parameters(), masked.patch_masking.token]
         groups.append({"params": parameters, "lr": args.decoder_learning_rate})
     return groups
 
 
+class DataTerms(Protocol):
+    """What a search learns from data."""
+
+    def begin(self, engine: Engine) -> None:
+        """Before the first step."""
+
+    def mask_ratio(self, step: int) -> float:
+        """Share of patches that a step masks and reconstructs."""
+
+    def __call__(
+        self, engine: Engine, batch: dict[str, torch.Tensor], ratio: float, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Loss terms of one micro-batch, by name ("loss_class", ...), with their graphs."""
+
+
 class BiMaskTrainer:
     """The steps of a search; also what the engine asks for the shapes of its checkpoints."""
 
-    def __init__(self, search: BiMaskSearch, args: BiMaskArguments, teacher: torch.nn.Module | None) -> None:
-        self.search, self.args, self.teacher = search, args, teacher
+    def __init__(self, search: BiMaskSearch, args: MaskSearchArguments, terms: DataTerms) -> None:
+        self.search, self.args, self.terms = search, args, terms
+
+    def fit(
+        self,
+        loader: DataLoader,
+        output_dir: Path,
+        context: dict[str, Any],
+        evaluate: Callable[[Engine], dict[str, float]] | None,
+        meter: CostMeter | None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """All steps, or those that are left. Returns the found network and the report."""
+        args, masked = self.args, self.search.masked
+        groups = parameter_groups(masked, args)
+        engine = Engine(masked, loader, args, output_dir, context, parameters=groups, shape=self, meter=meter)
+        self.terms.begin(engine)
+        self.begin(engine)
+        engine.fit(self.step, evaluate, "bi-mask search")
+        steps = {name: getattr(args, name) for name in ("max_steps", "search_steps", "preset", "seed")}
+        return deploy(masked), self.search.report() | steps
 
     def begin(self, engine: Engine) -> None:
         """Before the first step, of the run or of its continuation."""
@@ -135,7 +161,7 @@ class BiMaskTrainer:
             last = i + 1 == len(batches)
             # DDP averages the gradients over processes in the last backward before a step, and only there
             with nullcontext() if last else engine.no_sync():
-                terms = self._data_terms(engine, batch, ratio, generator) | (self._mask_terms() if last else {})
+                terms = self.terms(engine, batch, ratio, generator) | (self._mask_terms() if last else {})
                 weights = {name: 1.0 if name in MASK_TERMS else 1 / len(batches) for name in terms}
                 terms = {name: weights[name] * term for name, term in terms.items()}
                 engine.accelerator.backward(sum(terms.values()))
@@ -154,34 +180,8 @@ class BiMaskTrainer:
     def _schedules(self, step: int) -> float:
         """Sets lambda; returns the masking ratio, 0 after the search."""
         args: Any = self.args  # no null is left in it
-        steps = max(1, round(args.ramp * args.search_steps))
-        self.search.masked.lam = linear(step, steps, args.lambda_start, args.lambda_end)
-        if not args.pmim or self.search.over:
-            return 0.0
-        return linear(step, steps, args.mask_ratio_start, args.mask_ratio_end)
-
-    def _data_terms(
-        self, engine: Engine, batch: dict[str, torch.Tensor], ratio: float, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
-        """L_train and L_rec of Eq. 8, from one forward."""
-        args, config = self.args, cast(Any, self.search.masked.model.config)
-        mix = args.mix_after if self.search.over else args.mix
-        images, targets = mix_batch(batch, mix, config.num_labels, generator)
-        mask = None
-        if ratio > 0:
-            masking: Any = self.search.masked.patch_masking
-            mask = sample_mask(len(images), masking.squares, ratio, generator)
-        outputs = engine.model(pixel_values=images, patch_mask=mask)
-        with torch.no_grad(), engine.accelerator.autocast():
-            teacher_logits = None if self.teacher is None else self.teacher(pixel_values=images).logits
-        loss = classification_loss(outputs.logits, targets, args.loss, teacher_logits)
-        if mask is None:
-            return {"loss_class": loss}
-        decoder: Any = self.search.masked.decoder
-        rec = reconstruction_loss(outputs.reconstruction, local_normalised(images, mask, decoder.patch_size))
-        if args.balance_reconstruction:
-            rec = rec * (loss.detach() / rec.detach().clamp(min=1e-6))
-        return {"loss_class": loss, "loss_reconstruction": args.reconstruction_weight * rec}
+        self.search.masked.lam = linear(step, ramp_steps(args), args.lambda_start, args.lambda_end)
+        return 0.0 if self.search.over else self.terms.mask_ratio(step)
 
     def _mask_terms(self) -> dict[str, torch.Tensor]:
         """L_m of Eq. 7, weighted, over the submodules that are not decided, with the scores of the last forward."""
@@ -222,6 +222,51 @@ class BiMaskTrainer:
         engine.prepare_again()
 
 
+class ClassifierTerms:
+    """Classification, with Mixup, CutMix and distillation, and masked image modelling."""
+
+    def __init__(self, search: BiMaskSearch, args: BiMaskArguments, teacher: torch.nn.Module | None) -> None:
+        self.search, self.args, self.teacher = search, args, teacher
+
+    def begin(self, engine: Engine) -> None:
+        if self.teacher is not None:
+            self.teacher.to(engine.accelerator.device).eval()
+
+    def mask_ratio(self, step: int) -> float:
+        args = self.args
+        return linear(step, ramp_steps(args), args.mask_ratio_start, args.mask_ratio_end) if args.pmim else 0.0
+
+    def __call__(
+        self, engine: Engine, batch: dict[str, torch.Tensor], ratio: float, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """L_train and L_rec of Eq. 8, from one forward."""
+        args, config = self.args, cast(Any, self.search.masked.model.config)
+        mix = args.mix_after if self.search.over else args.mix
+        images, targets = mix_batch(batch, mix, config.num_labels, generator)
+        mask = None
+        if ratio > 0:
+            masking: Any = self.search.masked.patch_masking
+            mask = sample_mask(len(images), masking.squares, ratio, generator)
+        outputs = engine.model(pixel_values=images, patch_mask=mask)
+        with torch.no_grad(), engine.accelerator.autocast():
+            teacher_logits = None if self.teacher is None else self.teacher(pixel_values=images).logits
+        loss = classification_loss(outputs.logits, targets, args.loss, teacher_logits)
+        if mask is None:
+            return {"loss_class": loss}
+        decoder: Any = self.search.masked.decoder
+        rec = reconstruction_loss(outputs.reconstruction, local_normalised(images, mask, decoder.patch_size))
+        if args.balance_reconstruction:
+            rec = rec * (loss.detach() / rec.detach().clamp(min=1e-6))
+        return {"loss_class": loss, "loss_reconstruction": args.reconstruction_weight * rec}
+
+
+def ramp_steps(args: MaskSearchArguments) -> int:
+    """Steps over which lambda and the masking ratio change."""
+    assert args.ramp is not None
+    assert args.search_steps is not None
+    return max(1, round(args.ramp * args.search_steps))
+
+
 def _numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
     """Scalars as numbers, with one wait for the device."""
     return dict(zip(values, torch.stack([value.float() for value in values.values()]).tolist()))
@@ -229,4 +274,4 @@ def _numbers(values: dict[str, torch.Tensor]) -> dict[str, float]:
 
 MASK_TERMS = ("loss_entropy", "loss_variance", "loss_l1", "loss_budget")
 
-__all__ = ["BiMaskTrainer", "new_search", "train_bimask"]
+__all__ = ["BiMaskTrainer", "ClassifierTerms", "DataTerms", "new_search", "train_bimask"]

@@ -1,7 +1,8 @@
 """Every value of a bi-mask search, with the presets for those in which OFB's paper and its released code differ."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 from .arguments import EngineArguments
 from .classify import ClassificationLossArguments, MixArguments
@@ -33,8 +34,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class BiMaskArguments(EngineArguments):
-    """Bi-mask search: weights, importance scores and architecture parameters learned at once."""
+class MaskSearchArguments(EngineArguments):
+    """What every bi-mask search has: weights, importance scores and architecture parameters learned at once."""
+
+    section: ClassVar[str] = "search"  # of a recipe, for messages
 
     preset: Literal["paper", "official"] = "paper"
     """What the nulls below stand for where paper and released code differ; in a recipe also what an empty `space` is
@@ -53,8 +56,6 @@ class BiMaskArguments(EngineArguments):
     alpha_learning_rate: float = 2.5e-4
     """Peak rate of the architecture parameters. In a search of hundreds of steps it must be far higher: p has to move
     from about 1/n to 0.2/n."""
-    decoder_learning_rate: float = 2.5e-4
-    """Peak rate of PMIM's decoder and mask token."""
     weight_decay: float = 1e-3
     """AdamW's weight decay of weights, architecture parameters and decoder; none on scores, biases, norms, tokens."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "cosine"
@@ -91,6 +92,42 @@ class BiMaskArguments(EngineArguments):
     """Square the distance from the budget; null: the preset's (official true)."""
     ordinal: bool = False
     """Ordinal weight sharing, the paper's baseline: units are ranked by index, not by importance."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise ValueError(f"`{self.section}.preset` must be one of {list(PRESETS)}, got {self.preset!r}.")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name, value) is None:
+                setattr(self, name, value)
+        if self.search_steps is None:
+            self.search_steps = max(1, self.max_steps // 2)
+        self._check()
+
+    def _check(self) -> None:
+        assert self.search_steps is not None
+        if not 1 <= self.search_steps <= self.max_steps:
+            raise ValueError(f"`{self.section}.search_steps` must lie in 1 to max_steps, got {self.search_steps}.")
+        weights = ("entropy_weight", "variance_weight", "budget_weight", "l1_attention", "l1_other", "score_std")
+        self._check_all(("score_learning_rate", "alpha_learning_rate"), lambda value: value > 0, "be positive")
+        self._check_all(weights, lambda value: value >= 0, "be 0 or more")
+        self._check_all(("lambda_start", "lambda_end"), lambda value: 0 <= value <= 1, "lie in 0 to 1")
+        self._check_all(("eta", "ramp"), lambda value: 0 < value <= 1, "lie in (0, 1]")
+        if self.prune_steps is not None and self.prune_steps < 1:
+            raise ValueError(f"`{self.section}.prune_steps` must be 1 or more, or null, got {self.prune_steps}.")
+
+    def _check_all(self, names: tuple[str, ...], holds: Callable[[Any], bool], must: str) -> None:
+        for name in names:
+            if not holds(getattr(self, name)):
+                raise ValueError(f"`{self.section}.{name}` must {must}, got {getattr(self, name)}.")
+
+
+@dataclass
+class BiMaskArguments(MaskSearchArguments):
+    """Bi-mask search: weights, importance scores and architecture parameters learned at once."""
+
+    decoder_learning_rate: float = 2.5e-4
+    """Peak rate of PMIM's decoder and mask token."""
     pmim: bool = True
     """Progressive masked image modelling."""
     mask_ratio_start: float = 0.05
@@ -114,42 +151,22 @@ class BiMaskArguments(EngineArguments):
     loss: ClassificationLossArguments = field(default_factory=ClassificationLossArguments)
     """Label smoothing and distillation."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.preset not in PRESETS:
-            raise ValueError(f"`search.preset` must be one of {list(PRESETS)}, got {self.preset!r}.")
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        if self.search_steps is None:
-            self.search_steps = max(1, self.max_steps // 2)
-        self._check()
-
     def _check(self) -> None:
-        assert self.search_steps is not None
-        if not 1 <= self.search_steps <= self.max_steps:
-            raise ValueError(f"`search.search_steps` must lie in 1 to max_steps, got {self.search_steps}.")
-        for name in ("score_learning_rate", "alpha_learning_rate", "decoder_learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`search.{name}` must be positive, got {getattr(self, name)}.")
-        weights = ("entropy_weight", "variance_weight", "budget_weight", "l1_attention", "l1_other")
-        for name in (*weights, "reconstruction_weight", "score_std"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`search.{name}` must be 0 or more, got {getattr(self, name)}.")
-        for name in ("lambda_start", "lambda_end", "mask_ratio_start", "mask_ratio_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`search.{name}` must lie in 0 to 1, got {getattr(self, name)}.")
-        for name in ("eta", "ramp"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"`search.{name}` must lie in (0, 1], got {getattr(self, name)}.")
-        if self.prune_steps is not None and self.prune_steps < 1:
-            raise ValueError(f"`search.prune_steps` must be 1 or more, or null, got {self.prune_steps}.")
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`search.drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
+        super()._check()
+        self._check_all(("decoder_learning_rate",), lambda value: value > 0, "be positive")
+        self._check_all(("reconstruction_weight",), lambda value: value >= 0, "be 0 or more")
+        self._check_all(("mask_ratio_start", "mask_ratio_end"), lambda value: 0 <= value <= 1, "lie in 0 to 1")
+        self._check_all(("drop_path_rate",), lambda value: 0 <= value < 1, "lie in [0, 1)")
         if self.mask_position not in ("before", "after"):
             raise ValueError(f"`search.mask_position` must be before or after, got {self.mask_position!r}.")
         if self.teacher is not None and self.loss.distillation == "none":
             raise ValueError("`search.teacher` is given, but `loss.distillation` is none: choose soft or hard.")
 
 
-__all__ = ["PRESETS", "BiMaskArguments"]
+def open_fields(args: type[MaskSearchArguments]) -> list[str]:
+    """Fields whose null is filled in, by the preset or by `max_steps`."""
+    names = {one.name for one in fields(args)}
+    return ["search_steps", *(name for name in PRESETS["paper"] if name in names)]
+
+
+__all__ = ["PRESETS", "BiMaskArguments", "MaskSearchArguments", "open_fields"]

@@ -3,11 +3,12 @@
 from typing import Any
 
 from .base import Family
+from .sam import SamFamily
 from .swin import SwinFamily
 from .vit import ViTFamily
 
 
-FAMILIES: tuple[Family, ...] = (ViTFamily(), SwinFamily())
+FAMILIES: tuple[Family, ...] = (ViTFamily(), SwinFamily(), SamFamily())
 
 
 def family_of(model_or_shape: Any) -> Family:

@@ -6,7 +6,7 @@ A family describes these; everything else (options, masks, cuts, budget, deploym
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -45,18 +45,48 @@ class Block:
     """Attention and MLP between two writes to a stream.
 
     Args:
-        attention (`nn.Module`): Has `q_proj`, `k_proj`, `v_proj`, `o_proj` and `head_dim`.
-        mlp (`nn.Module`): Has `fc1` and `fc2`.
+        attention (`nn.Module`): Has `head_dim`, and `q_proj`, `k_proj`, `v_proj`, `o_proj` unless a family says where
+            its linears are.
+        mlp (`nn.Module`): Has `fc1` and `fc2`, likewise.
         norms (`list[nn.LayerNorm]`): Before either.
         stream (`int`): Index of the stream that it reads and writes.
-        per_head (`list[Slice]`): Parameters of the attention with one entry a head.
+        positions (`list[Slice]`): Parameters of the attention with one entry a head, or one a channel of a head.
+
+    Attributes:
+        fused (`int`): How many of q, k and v are in one linear.
+        shared_channels (`bool`): All heads keep the same channels.
     """
+
+    fused: ClassVar[int] = 1
+    shared_channels: ClassVar[bool] = False
 
     attention: Any
     mlp: Any
     norms: list[nn.LayerNorm]
     stream: int = 0
-    per_head: list[Slice] = field(default_factory=list)
+    positions: list[Slice] = field(default_factory=list)
+
+    @property
+    def projections(self) -> list[nn.Linear]:
+        """The linears of q, k and v."""
+        return [self.attention.q_proj, self.attention.k_proj, self.attention.v_proj]
+
+    @property
+    def output(self) -> nn.Linear:
+        """The attention's output projection."""
+        return self.attention.o_proj
+
+    @property
+    def linears(self) -> tuple[nn.Linear, nn.Linear]:
+        """The MLP's two."""
+        return self.mlp.fc1, self.mlp.fc2
+
+    def attention_resized(self, heads: int, channels: int) -> None:
+        """The attention's weights were cut to these sizes."""
+        self.attention.head_dim = channels
+
+    def mlp_resized(self, groups: int, units: int) -> None:
+        """The MLP's weights were cut to so many units."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +149,10 @@ class Family(ABC):
     def config_values(self, shape: Any) -> dict[str, Any]:
         """What the config of a network of these sizes says of them."""
 
+    def deployed_values(self, config: Any, shape: Any) -> dict[str, Any]:
+        """All values of the config of a network of these sizes, made from `config`."""
+        return config.to_dict() | self.config_values(shape)
+
     @abstractmethod
     def architecture(self, shape: Any) -> dict[str, Any]:
         """The sizes in words: the streams', and lists with one number a block."""
@@ -155,12 +189,12 @@ class Family(ABC):
     def physical_shape(self, model: Any) -> Any:
         """The sizes that a model's weights have, which during a search are smaller than its config says."""
         blocks = self.blocks(model)
-        widths = {block.stream: block.attention.o_proj.weight.shape[0] for block in blocks}
+        widths = {block.stream: block.output.weight.shape[0] for block in blocks}
         sizes: Sizes = {name: (1, widths[i]) for i, name in enumerate(_stream_names(len(widths)))}
         for i, block in enumerate(blocks):
             head_dim = block.attention.head_dim
-            sizes[f"attention.{i}"] = block.attention.q_proj.weight.shape[0] // head_dim, head_dim
-            sizes[f"mlp.{i}"] = 1, block.mlp.fc1.weight.shape[0]
+            sizes[f"attention.{i}"] = block.projections[0].weight.shape[0] // block.fused // head_dim, head_dim
+            sizes[f"mlp.{i}"] = 1, block.linears[0].weight.shape[0]
         return self._of_sizes(self.shape_class.from_config(model.config), sizes)
 
     def submodules(self, model: Any, space: SearchSpace) -> dict[str, Submodule]:
@@ -173,7 +207,7 @@ class Family(ABC):
         for i, block in enumerate(blocks):
             found.append(_attention_submodule(f"attention.{i}", sizes[f"attention.{i}"], space, block))
         for i, block in enumerate(blocks):
-            found.append(_mlp_submodule(f"mlp.{i}", sizes[f"mlp.{i}"], space, block.mlp))
+            found.append(_mlp_submodule(f"mlp.{i}", sizes[f"mlp.{i}"], space, block))
         return {submodule.name: submodule for submodule in found if submodule.searched}
 
 
@@ -197,11 +231,10 @@ def _stream_submodule(
     writers, norms = list(stream.writers), list(stream.norms)
     folded, sliced = list(stream.folded), list(stream.sliced)
     for block in blocks:
-        own = [block.attention.o_proj, block.mlp.fc2]
+        own = [block.output, block.linears[1]]
         writers += own
         folded += [piece for module in own for piece in rows(module)]
-        attention = block.attention
-        sliced += map(columns, (attention.q_proj, attention.k_proj, attention.v_proj, block.mlp.fc1))
+        sliced += map(columns, (*block.projections, block.linears[0]))
         sliced += [piece for norm in block.norms for piece in rows(norm)]
         norms += block.norms
     return Submodule(name, *size, *options(space, name, size), writers, folded, [*folded, *sliced], norms)
@@ -209,17 +242,27 @@ def _stream_submodule(
 
 def _attention_submodule(name: str, size: tuple[int, int], space: SearchSpace, block: Block) -> Submodule:
     """Heads and Q-K-V channels of a block; one mask for q, k and v."""
-    attention = block.attention
-    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-    folded = [piece for linear in projections for piece in rows(linear)]
-    sliced = [*folded, columns(attention.o_proj), *block.per_head]
-    return Submodule(name, *size, *options(space, name, size), projections, folded, sliced, attention=attention)
+    projections = block.projections
+    folded = [replace(piece, copies=block.fused) for linear in projections for piece in rows(linear)]
+    sliced = [*folded, columns(block.output), *block.positions]
+    return Submodule(
+        name,
+        *size,
+        *options(space, name, size),
+        masked=[*projections],
+        folded=folded,
+        sliced=sliced,
+        shared_units=block.shared_channels,
+        resized=block.attention_resized,
+    )
 
 
-def _mlp_submodule(name: str, size: tuple[int, int], space: SearchSpace, mlp: Any) -> Submodule:
+def _mlp_submodule(name: str, size: tuple[int, int], space: SearchSpace, block: Block) -> Submodule:
     """Hidden units of an MLP, masked before the activation, which folds into the first linear exactly."""
-    folded = list(rows(mlp.fc1))
-    return Submodule(name, *size, *options(space, name, size), [mlp.fc1], folded, [*folded, columns(mlp.fc2)])
+    first, second = block.linears
+    folded = list(rows(first))
+    sliced = [*folded, columns(second)]
+    return Submodule(name, *size, *options(space, name, size), [first], folded, sliced, resized=block.mlp_resized)
 
 
 __all__ = ["Amount", "Block", "Family", "Patches", "Position", "Sizes", "Stream", "options"]

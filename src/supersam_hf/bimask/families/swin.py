@@ -53,7 +53,7 @@ class SwinFamily(Family):
                 layer.mlp,
                 [layer.layernorm_before, layer.layernorm_after],
                 stage,
-                [Slice(layer.attention.relative_position_bias, "relative_position_bias_table", 1, per_group=True)],
+                [Slice(layer.attention.relative_position_bias, "relative_position_bias_table", 1, entries="groups")],
             )
             for stage, layers in enumerate(model.swin.encoder.layers)
             for layer in layers.blocks

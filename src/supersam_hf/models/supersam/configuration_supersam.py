@@ -52,7 +52,7 @@ class SuperSamVisionConfig(SamVisionConfig):
             The head width whose inverse square root scales the attention logits; defaults to `head_dim`. A subnet
             keeps the supernet's.
         per_layer_config (`dict[int, dict]`, *optional*):
-            `mlp_dim` and `head_dim` of the layers that differ from the values above.
+            `num_attention_heads`, `mlp_dim` and `head_dim` of the layers that differ from the values above.
     """
 
     model_type = "supersam_vision_model"
@@ -79,6 +79,12 @@ class SuperSamVisionConfig(SamVisionConfig):
         layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
         return [layer.mlp_dim for layer in layers], [layer.head_dim for layer in layers]
 
+    @property
+    def layer_heads(self) -> list[int]:
+        """Attention heads of all layers, in order."""
+        layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
+        return [layer.num_attention_heads for layer in layers]
+
 
 @strict
 class SuperSamConfig(SamConfig):
@@ -95,6 +101,8 @@ class SuperSamConfig(SamConfig):
         subnet_name (`str`, *optional*):
             What that subnet was asked for by: a point of the supernet's Pareto front (`"pareto-2"`), `"largest"` or
             `"smallest"`. A record.
+        search (`dict`, *optional*):
+            How a bi-mask search found this network. A record: nothing is read from it.
         format_version (`int`, *optional*, defaults to 1):
             Version of the format of the saved model. A newer one than this code knows is refused.
     """
@@ -109,6 +117,7 @@ class SuperSamConfig(SamConfig):
     elastic_space: dict | None = None
     subnet: dict | None = None
     subnet_name: str | None = None
+    search: dict | None = None
     format_version: int = FORMAT_VERSION
 
     @classmethod

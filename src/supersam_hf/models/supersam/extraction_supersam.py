@@ -1,5 +1,6 @@
 """From one SuperSAM to another: configs and weights of a subnet, of another input size, of a stock SAM."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,12 +23,20 @@ def subnet_config(config: SuperSamConfig, subnet: Subnet, name: str | None = Non
         new for new, old in enumerate(subnet.layers) if old in config.vision_config.global_attn_indexes
     ]
     vision["num_hidden_layers"] = len(subnet.layers)
-    vision["mlp_dim"], vision["head_dim"] = max(subnet.mlp_dim), max(subnet.head_dim)
-    if len(set(subnet.mlp_dim)) > 1 or len(set(subnet.head_dim)) > 1:
-        vision["per_layer_config"] = {
-            i: {"mlp_dim": mlp, "head_dim": head} for i, (mlp, head) in enumerate(zip(subnet.mlp_dim, subnet.head_dim))
-        }
+    heads = [config.vision_config.layer_heads[layer] for layer in subnet.layers]
+    vision |= layer_values(heads, subnet.mlp_dim, subnet.head_dim)
     return SuperSamConfig.from_dict({**data, "elastic_space": None, "subnet": subnet.to_dict(), "subnet_name": name})
+
+
+def layer_values(heads: Sequence[int], mlp_dims: Sequence[int], head_dims: Sequence[int]) -> dict[str, Any]:
+    """What a `SuperSamVisionConfig` says of layers with these heads, MLP widths and channels a head."""
+    columns = {"num_attention_heads": heads, "mlp_dim": mlp_dims, "head_dim": head_dims}
+    values: dict[str, Any] = {name: max(column) for name, column in columns.items()}
+    differing = {name: column for name, column in columns.items() if len(set(column)) > 1}
+    if differing:
+        layers = range(len(mlp_dims))
+        values["per_layer_config"] = {i: {name: column[i] for name, column in differing.items()} for i in layers}
+    return values
 
 
 def subnet_state_dict(model: Any, subnet: Subnet) -> dict[str, torch.Tensor]:
@@ -52,14 +61,19 @@ def stock_sam_config(config: SuperSamConfig) -> SamConfig:
     """The same model as a stock `SamConfig`; `ValueError` where stock SAM has no words for it."""
     vision = config.vision_config
     mlp_dims, head_dims = vision.layer_widths
-    stock_head = vision.hidden_size // vision.num_attention_heads
-    if len(set(mlp_dims)) > 1 or set(head_dims) != {stock_head} or vision.query_pre_attn_scalar != stock_head:
+    heads = vision.layer_heads
+    stock_head = vision.hidden_size // max(heads)
+    alike = len(set(mlp_dims)) == len(set(heads)) == 1
+    if not alike or set(head_dims) != {stock_head} or vision.query_pre_attn_scalar != stock_head:
         raise ValueError(
             "A stock SAM has one `mlp_dim` and full heads in every layer; this model has "
-            f"`mlp_dim` {mlp_dims} and `head_dim` {head_dims}. Save it as a SuperSamModel instead."
+            f"`mlp_dim` {mlp_dims}, `num_attention_heads` {heads} and `head_dim` {head_dims}. "
+            "Save it as a SuperSamModel instead."
         )
     data = config.to_dict()
-    for key in ("elastic_space", "subnet", "subnet_name", "format_version", "model_type", "architectures", "auto_map"):
+    for key in ("elastic_space", "subnet", "subnet_name", "search", "format_version"):
+        data.pop(key, None)
+    for key in ("model_type", "architectures", "auto_map"):
         data.pop(key, None)
     for key in ("head_dim", "query_pre_attn_scalar", "per_layer_config", "model_type"):
         data["vision_config"].pop(key, None)

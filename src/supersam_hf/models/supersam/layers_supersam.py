@@ -108,18 +108,17 @@ class SuperSamVisionAttention(SamVisionAttention):
     the whole bias (see `relative_attention`).
     """
 
-    def __init__(self, config: SuperSamVisionConfig, window_size: int, head_dim: int) -> None:
+    def __init__(self, config: SuperSamVisionConfig, window_size: int, head_dim: int, num_heads: int) -> None:
         nn.Module.__init__(self)  # the stock __init__ reads widths that a heterogeneous config does not have
         self.config = config
-        self.num_attention_heads = config.num_attention_heads
+        self.num_attention_heads = num_heads
         self.head_dim = head_dim
         self.window_size = window_size
         self.scale = config.query_pre_attn_scalar**-0.5
         self.dropout = config.attention_dropout
-        width, hidden = self.num_attention_heads * head_dim, config.hidden_size
-        groups = self.num_attention_heads
-        self.qkv = ElasticLinear(hidden, 3 * width, bias=config.qkv_bias, elastic="out", groups=3 * groups)
-        self.proj = ElasticLinear(width, hidden, elastic="in", groups=groups)
+        width, hidden = num_heads * head_dim, config.hidden_size
+        self.qkv = ElasticLinear(hidden, 3 * width, bias=config.qkv_bias, elastic="out", groups=3 * num_heads)
+        self.proj = ElasticLinear(width, hidden, elastic="in", groups=num_heads)
         self.use_rel_pos = config.use_rel_pos
         if self.use_rel_pos:
             side = window_size or config.image_size // config.patch_size
@@ -226,10 +225,12 @@ class SuperSamVisionAttention(SamVisionAttention):
 class SuperSamVisionLayer(SamVisionLayer):
     """Stock SAM's encoder layer, windowed or global, at any of its widths."""
 
-    def __init__(self, config: SuperSamVisionConfig, window_size: int, mlp_dim: int, head_dim: int) -> None:
+    def __init__(
+        self, config: SuperSamVisionConfig, window_size: int, mlp_dim: int, head_dim: int, num_heads: int
+    ) -> None:
         GradientCheckpointingLayer.__init__(self)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attn = SuperSamVisionAttention(config, window_size, head_dim)
+        self.attn = SuperSamVisionAttention(config, window_size, head_dim, num_heads)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = SuperSamMLPBlock(config, mlp_dim)
 

@@ -97,13 +97,12 @@ class SuperSamVisionEncoder(SuperSamPreTrainedModel, SamVisionEncoder):
     def __init__(self, config: SuperSamVisionConfig) -> None:
         PreTrainedModel.__init__(self, config)
         self.image_size = config.image_size
-        self.mlp_dims, self.head_dims = config.layer_widths
         self.patch_embed = SamPatchEmbeddings(config)
         grid = config.image_size // config.patch_size
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, config.hidden_size)) if config.use_abs_pos else None
         self.layers = nn.ModuleList(
-            SuperSamVisionLayer(config, 0 if i in config.global_attn_indexes else config.window_size, mlp, head)
-            for i, (mlp, head) in enumerate(zip(self.mlp_dims, self.head_dims))
+            SuperSamVisionLayer(config, 0 if i in config.global_attn_indexes else config.window_size, *widths)
+            for i, widths in enumerate(zip(*config.layer_widths, config.layer_heads))
         )
         self.neck = SamVisionNeck(config)
         self.gradient_checkpointing = False
@@ -128,6 +127,16 @@ class SuperSamVisionEncoder(SuperSamPreTrainedModel, SamVisionEncoder):
             hidden_states = self.embed(pixel_values)
         hidden_states = self.run_layers(hidden_states, subnet, first_layer)
         return SamVisionEncoderOutput(last_hidden_state=self.neck(hidden_states))
+
+    @property
+    def mlp_dims(self) -> list[int]:
+        """MLP widths of the layers."""
+        return [layer.mlp.mlp_dim for layer in self.layers]
+
+    @property
+    def head_dims(self) -> list[int]:
+        """Channels a head of the layers."""
+        return [layer.attn.head_dim for layer in self.layers]
 
     def checked(self, subnet: Subnet | None) -> Subnet:
         """The subnet, if it fits this model; the largest for None."""

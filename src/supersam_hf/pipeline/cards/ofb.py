@@ -1,17 +1,16 @@
 """The facts for the card of a classifier that OFB found, from the files of its run."""
 
-import json
 from typing import Any
 
 from ...bimask.extract import architecture
 from ...elastic.cost import count_macs, count_parameters
-from ...hub.facts import CardFacts, Layer, Limit, Row
+from ...hub.facts import CardFacts, Row
 from ...plots.ofb import stream_widths
 from .lines import cost_note, data_lines, seed_limit, training_line
+from .mask_search import budget, layers, original_architecture, search_lines, why
 from .records import RunRecords
 
 
-WIDTHS = {"heads": "num_attention_heads", "channels a head": "head_dim", "MLP": "intermediate_size"}
 QUALITIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
@@ -33,7 +32,7 @@ def classifier_facts(
     """
     config: Any = model.config
     found = architecture(model)
-    original, evaluated = original_architecture(records), records.evaluated_on
+    original, evaluated = original_architecture(records.folder / "search"), records.evaluated_on
     finetuned, hardware = name == "finetuned", records.results.get("hardware")
     trainings = (["search"] if records.search is not None else []) + (["finetune"] if finetuned else [])
     costs = records.costs(*trainings)
@@ -49,10 +48,10 @@ def classifier_facts(
         evaluated=records.evaluated,
         data_lines=data_lines(records, objects=False),
         rows=rows(records, name, model, weights),
-        budget=[] if records.search is None else _budget(records.search, config),
-        layers=[] if original is None else _layers(original, found),
+        budget=[] if records.search is None else [budget(records.search, config)],
+        layers=[] if original is None else layers(original, found),
         embedding=None if original is None else (_streams(original), _streams(found)),
-        search_lines=_search_lines(records),
+        search_lines=[] if records.search is None else search_lines(records.search, _pmim(records)),
         training_lines=_training_lines(records, finetuned),
         limits=_limits(records),
         costs=costs,
@@ -63,7 +62,7 @@ def classifier_facts(
         versions=records.versions(config),
         figures={"architecture.png": "Heads and widths kept, layer by layer"} if original is not None else {},
         eval_split=None if evaluated is None else evaluated["eval_split"],
-        extra={"num_labels": config.num_labels, "why": _why(records)},
+        extra={"num_labels": config.num_labels, "why": [] if records.search is None else why(records.search)},
     )
 
 
@@ -82,15 +81,6 @@ def rows(records: RunRecords, name: str, model: Any, weights: str | None = None)
     if measured is None or measured["params"] != params:
         return [*table, Row("this model", params, macs, this=True)]
     return [*table, _row("this model", measured, this=True)]
-
-
-def original_architecture(records: RunRecords) -> dict[str, Any] | None:
-    """Heads and widths before the search, as its history begins."""
-    history = records.folder / "search" / "history.jsonl"
-    if not history.is_file():
-        return None
-    with history.open(encoding="utf-8") as file:
-        return json.loads(file.readline())["architecture"]
 
 
 def search_record(records: RunRecords) -> dict[str, Any]:
@@ -119,58 +109,13 @@ def _origin(records: RunRecords, finetuned: bool) -> str:
     return "the network that one search found" + (", retrained" if finetuned else "")
 
 
-def _budget(search: dict[str, Any], config: Any) -> list[Limit]:
-    kind = search["budget_kind"]
-    what = {"macs": "multiply-accumulates", "params": "parameters"}[kind]
-    reached = {"macs": count_macs(config), "params": count_parameters(config)}[kind]
-    return [Limit(what, search["budget"], reached, search["original"][kind])]
-
-
 def _streams(architecture: dict[str, Any]) -> str:
     return ", ".join(map(str, stream_widths(architecture)))
 
 
-def _layers(original: dict[str, Any], found: dict[str, Any]) -> list[Layer]:
-    full = [dict(zip(WIDTHS, widths)) for widths in zip(*(original[key] for key in WIDTHS.values()))]
-    kept = [dict(zip(WIDTHS, widths)) for widths in zip(*(found[key] for key in WIDTHS.values()))]
-    return [Layer(i, before, after) for i, (before, after) in enumerate(zip(full, kept))]
-
-
-def _why(records: RunRecords) -> list[str]:
-    found = records.search
-    if found is None:
-        return []
-    lines = [
-        "Why these: one training learned an importance for every channel, head and hidden unit, and how many of them "
-        "each layer keeps; the least important left as it went."
-    ]
-    if found["decided_by_search"]:
-        return [*lines, "The search decided every layer itself and kept the budget."]
-    if not found["enforced"]:
-        return [*lines, "The search kept the budget; what it had not decided at its end keeps the size that it had."]
-    cuts = len(found["enforced"])
-    at_end = "one cut" if cuts == 1 else f"{cuts} cuts"
-    return [
-        *lines,
-        f"The search alone did not meet the budget: {at_end} at its end did, each where the least bi-mask was lost "
-        "for what it saves.",
-    ]
-
-
-def _search_lines(records: RunRecords) -> list[str]:
-    found, args = records.search, records.trained("search")
-    if found is None:
-        return []
-    steps = f"{found['search_steps']:,} of the {found['max_steps']:,} training steps searched"
-    lines = [f"Bi-mask search, preset `{found['preset']}`: {steps}. Seed {found['seed']}."]
-    smallest = found["smallest"]
-    lines.append(
-        f"The smallest network of the space has {smallest['params']:,} parameters and {smallest['macs']:,} "
-        "multiply-accumulates."
-    )
-    if args is not None and args["pmim"]:
-        lines.append("Masked patches were reconstructed beside the classification (PMIM).")
-    return lines
+def _pmim(records: RunRecords) -> bool:
+    args = records.trained("search")
+    return args is not None and args["pmim"]
 
 
 def _training_lines(records: RunRecords, finetuned: bool) -> list[str]:
@@ -188,4 +133,4 @@ def _limits(records: RunRecords) -> list[str]:
     return [*lines, seed_limit(seeds(records))]
 
 
-__all__ = ["classifier_facts", "original_architecture", "rows", "search_record", "seeds"]
+__all__ = ["classifier_facts", "rows", "search_record", "seeds"]

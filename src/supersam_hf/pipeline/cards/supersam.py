@@ -5,6 +5,7 @@ from typing import Any
 from ...elastic.cost import count_parameters
 from ...hub.facts import CardFacts
 from ...models.supersam import ElasticSpace, Subnet, SuperSamModel
+from . import mask_search
 from .lines import cost_note, data_lines
 from .records import RunRecords
 from .supersam_lines import limits, prompt, quality_lines, search_lines, space_lines, training_lines, why
@@ -29,6 +30,8 @@ def subnet_facts(
         weights (`str`, *optional*): Fingerprint of the model, or of the supernet that it was taken out of just now.
     """
     config: Any = model.config
+    if config.search is not None:
+        return _searched_facts(records, name, model, repo=repo, revision=revision, weights=weights)
     subnet = None if config.subnet is None else Subnet.from_dict(config.subnet)
     space = _space(records, config)
     cut = subnet is not None or records.search is not None
@@ -47,6 +50,30 @@ def subnet_facts(
         extra={"why": why(records, space), "prompt": prompt(records)},
         limits=limits(records, cut=cut),
         **_shared(records, config, "finetune" if name == "finetuned" else None),
+    )
+
+
+def _searched_facts(
+    records: RunRecords, name: str, model: SuperSamModel, *, repo: str, revision: str, weights: str | None
+) -> CardFacts:
+    """Of a SAM that a bi-mask search found."""
+    config: Any = model.config
+    report, original = config.search, mask_search.original_architecture(records.folder / "bimask")
+    shared = _shared(records, config, "finetune" if name == "finetuned" else None)
+    return CardFacts(
+        kind="supersam_subnet",
+        repo=repo,
+        revision=revision,
+        title=_title("SAM", repo, model),
+        origin="the network that a bi-mask search found" + (", fine-tuned" if name == "finetuned" else ""),
+        rows=subnet_rows(records, name, model, weights),
+        layers=[] if original is None else mask_search.layers(original, report["architecture"]),
+        budget=[mask_search.budget(report, config)],
+        figures={"architecture.png": "Heads and widths kept, layer by layer"},
+        cut=True,
+        extra={"why": mask_search.why(report), "prompt": prompt(records)},
+        limits=limits(records, cut=True),
+        **{**shared, "search_lines": mask_search.search_lines(report, pmim=False)},
     )
 
 
