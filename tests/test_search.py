@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import SamConfig
 
+from supersam_hf.elastic.cost import SamShape, count_macs, count_parameters
 from supersam_hf.models.supersam.elastic_supersam import ElasticSpace, Subnet
 from supersam_hf.search import (
     Budget,
@@ -259,6 +261,26 @@ def test_several_asks_may_be_open_at_a_time(name: str) -> None:
         for subnet in batch:
             engine.tell(subnet, quality(subnet))
     engine.close()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_opentuner_bears_rejections_while_asks_are_open(seed: int, tmp_path: Path) -> None:
+    """A member of its population may still wait for its images when what would replace it is known."""
+    vision = {"hidden_size": 192, "num_attention_heads": 3, "mlp_dim": 768, "image_size": 256, "window_size": 8}
+    config = SamConfig(vision_config=vision, prompt_encoder_config={"image_size": 256})
+    windows = {"mlp_windows": (96, 192, 384, 576), "attention_windows": (96, 192)}
+    space = ElasticSpace.for_config(config, prunable_layers=(3, 6, 7, 8, 9, 10, 11), **windows)
+    shape = SamShape.from_config(config)
+    args = SearchArguments(engine="opentuner", trials=30, max_params=0.6, max_asks=400, seed=seed)
+    objective = Objective(
+        space,
+        args.budget,
+        params=lambda subnet: count_parameters(shape, subnet),
+        macs=lambda subnet: count_macs(shape, subnet),
+        quality=lambda subnet: random.Random(f"{seed} {subnet.to_json()}").random(),
+    )
+    result = run_search(objective, args, tmp_path / "log.jsonl", progress=False)
+    assert result.stopped in ("trials", "max_asks")
 
 
 def test_telling_opentuner_of_a_subnet_it_did_not_ask_for_is_an_error() -> None:

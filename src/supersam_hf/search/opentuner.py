@@ -81,6 +81,16 @@ class OrderedDifferentialEvolution(DifferentialEvolutionAlt):
                 parameters[name].op4_set_linear(*others[:3], 1.0, factor, -factor)
         return child
 
+    def handle_requested_result(self, result: Result) -> None:
+        """A replacement takes a member's place if it is better, or if nothing is known of the member yet: asks that
+        are rejected at once are told before those that images are run for."""
+        for member in self.population:
+            replacement = member.candidate_replacement
+            if replacement is not None and replacement == result.configuration:
+                if not self.driver.has_results(member.config) or self.objective.lt(replacement, member.config):
+                    member.config = replacement
+                member.candidate_replacement = None
+
 
 # OpenTuner finds techniques by name; these are the four of its default bandit.
 register(
