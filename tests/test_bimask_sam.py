@@ -16,6 +16,7 @@ from supersam_hf.bimask.masking import MaskedModel
 from supersam_hf.bimask.prune import cut_to_live
 from supersam_hf.bimask.space import SearchSpace
 from supersam_hf.models.supersam import Subnet
+from supersam_hf.pipeline.publish import publication
 from supersam_hf.training.bimask_sam import SamBiMaskArguments, encoder_space, train_sam_bimask
 from supersam_hf_cli import main
 
@@ -181,6 +182,9 @@ def test_the_verb_leaves_a_subnet_that_other_verbs_go_on_with(stock_folder: Path
     assert count_parameters(found.config) == report["params"] <= report["budget"]
     log = [json.loads(line) for line in (tmp_path / "run" / "bimask" / "log.jsonl").read_text().splitlines()]
     assert [0 <= line["miou"] <= 1 for line in log if "miou" in line] == [True, True]
+    told = publication(tmp_path / "run", "subnet").card
+    assert "the network that a bi-mask search found" in str(told)
+    assert f"{report['params']:,}" in str(told)
     assert main(["finetune", *run, "--finetune.max_steps", "2", "--finetune.warmup_steps", "0"]) == 0
     other = ["--output_dir", str(tmp_path / "other"), "--model.name", str(tmp_path / "run" / "finetuned"), *data]
     assert main(["evaluate", *other]) == 0

@@ -1,5 +1,6 @@
 """SAM's image encoder: MLP widths, heads, and Q-K-V channels, which all heads share like their relative positions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -142,7 +143,7 @@ def _positions(attention: Any) -> list[Slice]:
 
 def _linear(
     shape: SamShape,
-    of_layers: list[tuple[float, float]],
+    of_layers: Sequence[tuple[float, float]],
     total: int,
     attention: torch.Tensor,
     mlp: torch.Tensor,
