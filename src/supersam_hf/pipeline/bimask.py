@@ -10,6 +10,7 @@ from ..training.bimask_sam import SamBiMaskArguments, train_sam_bimask
 from ..training.engine import Engine
 from .context import Run
 from .mask_search import plot_mask_search, told
+from .runner import stage_record
 
 
 def bimask(run: Run) -> None:
@@ -19,6 +20,7 @@ def bimask(run: Run) -> None:
     found, report = train_sam_bimask(run.original(), run.train_loader, args, folder, evaluate=metrics, meter=run.meter)
     run.save_model(found, "subnet")
     if run.state.is_main_process:
+        stage_record(run.folder, "extract").unlink(missing_ok=True)  # `subnet/` is not that stage's output any more
         write_json(run.folder / "bimask.json", report)
         plot_mask_search(folder, report, run.folder)
         print(told(report), f"see {run.folder}/bimask.json; the model is {run.folder}/subnet")
