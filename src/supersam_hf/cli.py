@@ -80,10 +80,10 @@ def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
 
 def _leave_open(parser: ArgumentParser, method: Method) -> None:
     """What a preset and `max_steps` decide: the default instance has it filled in already."""
-    from .training.bimask_arguments import BiMaskArguments, open_fields
-    from .training.bimask_sam import SamBiMaskArguments
+    from .training.bimask_arguments import open_fields
 
-    section, args = ("search", BiMaskArguments) if method == "ofb" else ("bimask", SamBiMaskArguments)
+    section = "search" if method == "ofb" else "bimask"
+    args = recipe_class(method).__dataclass_fields__[section].type
     parser.set_defaults({f"{section}.{name}": None for name in open_fields(args)})
 
 

@@ -12,6 +12,9 @@ from .elastic_supersam import Subnet
 
 
 LAYERS = "vision_encoder.layers."
+# Of a `SuperSamConfig`, what a stock SAM's does not say, or says of itself.
+OWN_VALUES = ("elastic_space", "subnet", "subnet_name", "search", "format_version")
+OWN_VALUES += ("model_type", "architectures", "auto_map")
 
 
 def subnet_config(config: SuperSamConfig, subnet: Subnet, name: str | None = None) -> SuperSamConfig:
@@ -71,9 +74,7 @@ def stock_sam_config(config: SuperSamConfig) -> SamConfig:
             "Save it as a SuperSamModel instead."
         )
     data = config.to_dict()
-    for key in ("elastic_space", "subnet", "subnet_name", "search", "format_version"):
-        data.pop(key, None)
-    for key in ("model_type", "architectures", "auto_map"):
+    for key in OWN_VALUES:
         data.pop(key, None)
     for key in ("head_dim", "query_pre_attn_scalar", "per_layer_config", "model_type"):
         data["vision_config"].pop(key, None)
