@@ -76,14 +76,16 @@ class SuperSamVisionConfig(SamVisionConfig):
     @property
     def layer_widths(self) -> tuple[list[int], list[int]]:
         """MLP widths and head widths of all layers, in order."""
-        layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
+        layers = self._layers()
         return [layer.mlp_dim for layer in layers], [layer.head_dim for layer in layers]
 
     @property
     def layer_heads(self) -> list[int]:
         """Attention heads of all layers, in order."""
-        layers = self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
-        return [layer.num_attention_heads for layer in layers]
+        return [layer.num_attention_heads for layer in self._layers()]
+
+    def _layers(self) -> Any:
+        return self.per_layer_config if self.is_heterogeneous else [self] * self.num_hidden_layers
 
 
 @strict
