@@ -6,15 +6,17 @@
 
 Every method has the same images, steps, rates and augmentation and the same limit of MACs:
 
-- original: not cut and not trained; bimask: the search as the recipe has it; no_pmim: without PMIM; ordinal: units
-  ranked by index;
+- original: not cut and not trained; trained: not cut, trained for as many steps as the searches, with the recipe's
+  `mix_after`;
+- bimask: the search as the recipe has it; no_pmim: without PMIM; ordinal: units ranked by index;
 - magnitude: cut before the first step, every dimension but the heads to about the same share, the units with the
   smallest weights first; random: a random network of the space within 10 % below the limit, its units by magnitude.
-  Both are trained for as many steps as the searches, with the recipe's `mix_after`.
+  Both are trained like `trained`.
 
 More of Table 5 by name (`--methods constant_mask no_entropy no_variance no_l1 ordinal_no_pmim`). `--methods`,
-`--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the work. Writes
-`results.{json,md}` in `output_dir`.
+`--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the work: start it
+once more when all are done, on a machine that does nothing else, for the latencies (a batch of `--latency_batch`, all
+models in turn, over the original's). Writes `results.{json,md}` in `output_dir`.
 """
 
 import argparse
@@ -38,14 +40,15 @@ from supersam_hf.classification import evaluate_classifier
 from supersam_hf.cli import recipe_parser
 from supersam_hf.elastic.cost import count_macs, count_parameters
 from supersam_hf.files import write_json
-from supersam_hf.measure import hardware
+from supersam_hf.measure import compare_latency, hardware
+from supersam_hf.models.classifiers import load_classifier
 from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.pipeline.ofb_context import OfbRun
 from supersam_hf.training.bimask import train_bimask
 from supersam_hf.training.finetune import ClassifierFinetuneArguments, finetune_classifier
 
 
-METHODS = ("original", "bimask", "no_pmim", "ordinal", "magnitude", "random")
+METHODS = ("original", "trained", "bimask", "no_pmim", "ordinal", "magnitude", "random")
 # Further rows of Table 5, by name: its (b) and (d).
 VARIANTS: dict[str, dict[str, Any]] = {
     "bimask": {},
@@ -64,13 +67,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *VARIANTS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.75])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--latency_batch", type=int, default=1)
     args, rest = parser.parse_known_args(sys.argv[1:])
     recipe = ofb_recipe(rest)
     for seed in args.seeds:
         for budget in args.budgets:
             for method in args.methods:
                 one(recipe, method, budget, seed)
-    summarise(Path(recipe.output_dir))
+    summarise(Path(recipe.output_dir), args.latency_batch)
 
 
 def ofb_recipe(argv: list[str]) -> OfbRecipe:
@@ -93,8 +97,9 @@ def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
     decided = None
     if method == "original":
         pass  # as it is: what pruning and training start from
-    elif method in ("magnitude", "random"):
-        model = prune_at_once(model, run, budget * original, random=method == "random", seed=seed)
+    elif method in ("trained", "magnitude", "random"):
+        if method != "trained":
+            model = prune_at_once(model, run, budget * original, random=method == "random", seed=seed)
         model = finetune_classifier(model, run.train_loader, same_training(search), folder / "train")
     else:
         model, report = train_bimask(model, recipe.space, run.train_loader, search, folder / "train")
@@ -108,6 +113,7 @@ def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
         "seconds": time.perf_counter() - started,
         "hardware": hardware(run.state.device),
     }
+    model.save_pretrained(folder / "model")
     write_json(folder / "result.json", result)
     print(json.dumps({k: v for k, v in result.items() if k != "hardware"}), flush=True)
 
@@ -187,17 +193,35 @@ def shape_of_live(masked: MaskedModel, shape: Any) -> Any:
     return masked.family.resized(shape, {name: mask.live_sizes() for name, mask in masked.masks.items()})
 
 
-def summarise(folder: Path) -> None:
-    rows = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
+def latencies(folders: list[Path], batch: int) -> dict[str, float]:
+    """Time of a forward by folder, over the first original's, in interleaved rounds."""
+    folders = sorted(folders, key=lambda folder: not folder.name.startswith("original"))
+    models = {folder.name: load_classifier(folder / "model").eval() for folder in folders}
+    config = next(iter(models.values())).config
+    pixels = torch.randn(batch, config.num_channels, config.image_size, config.image_size)
+    forwards = {name: (lambda model=model: model(pixels)) for name, model in models.items()}
+    with torch.inference_mode():
+        return {name: timed.ratio for name, timed in compare_latency(forwards, 15).items()}
+
+
+def summarise(folder: Path, batch: int) -> None:
+    paths = sorted(folder.glob("*/result.json"))
+    rows = [json.loads(path.read_text()) for path in paths]
+    if any(row["method"] == "original" for row in rows):
+        ratios = latencies([path.parent for path in paths], batch)
+        timed = {"latency_batch": batch, "latency_hardware": hardware("cpu")}
+        rows = [{**row, "latency_ratio": ratios[path.parent.name], **timed} for row, path in zip(rows, paths)]
     write_json(folder / "results.json", rows)
-    lines = ["| budget | method | MACs | top-1 | top-5 | runs |", "|---|---|---|---|---|---|"]
+    lines = ["| budget | method | MACs | latency | top-1 | top-5 | runs |", "|---|---|---|---|---|---|---|"]
     for budget in sorted({row["budget"] for row in rows}):
         for method in dict.fromkeys((*METHODS, *VARIANTS)):
             mine = [row for row in rows if (row["budget"], row["method"]) == (budget, method)]
             if mine:
                 macs, top1, top5 = ([row[key] for row in mine] for key in ("macs", "top1", "top5"))
                 share = statistics.mean(macs) / mine[0]["original"]
-                cells = f"{share:.1%} | {spread(top1)} | {spread(top5)} | {len(mine)}"
+                timed = [row["latency_ratio"] for row in mine if "latency_ratio" in row]
+                latency = f"{statistics.mean(timed):.2f}" if timed else ""
+                cells = f"{share:.1%} | {latency} | {spread(top1)} | {spread(top5)} | {len(mine)}"
                 lines.append(f"| {budget:.0%} | {method} | {cells} |")
     text = "\n".join(lines) + "\n"
     (folder / "results.md").write_text(text)

@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, SamModel, dynamic_module_utils
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from supersam_hf import OfbViTConfig, OfbViTForImageClassification, OfbViTModel, Subnet, SuperSamModel
+from supersam_hf import (
+    OfbViTConfig,
+    OfbViTForImageClassification,
+    OfbViTForSemanticSegmentation,
+    OfbViTModel,
+    Subnet,
+    SuperSamModel,
+)
 from supersam_hf.hub import export
 from supersam_hf.hub.contents import prepared
 from supersam_hf.hub.folder import is_ours
@@ -55,6 +62,7 @@ print()  # after a prompt of transformers'
 print(json.dumps(told))
 """
 CLASSIFIER = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+SEGMENTER_CODE = {"configuration_ofb_vit.py", "modeling_ofb_vit.py", "segmentation_ofb_vit.py"}
 SAM = {"config.json", "model.safetensors", "processor_config.json", "README.md"}
 SAM_CODE = {
     "attention_supersam.py",
@@ -120,6 +128,13 @@ def searched_classifier() -> OfbViTForImageClassification:
         per_layer_config=widths,
     )
     return randomised(OfbViTForImageClassification(config))
+
+
+def segmenter_on(classifier: Path, tmp_path: Path) -> OfbViTForSemanticSegmentation:
+    """With a head whose norms have seen images."""
+    model = OfbViTForSemanticSegmentation.from_pretrained(classifier, num_labels=3, segmentation_channels=8)
+    model.train()(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +204,9 @@ def test_without_the_package(
     sam, vit = {"inputs": sam_inputs}, {"inputs": str(tmp_path / "pixels.safetensors")}
     folder, depth = export(uneven, tmp_path / "org-name.v1"), export(depth_only, tmp_path / "depth")
     found = export(classifier, tmp_path / "found", processor=image_processor)
+    segmenter = segmenter_on(found, tmp_path)
+    segmented = export(segmenter, tmp_path / "segmented", processor=image_processor)
+    assert names(segmented) == CLASSIFIER | SEGMENTER_CODE
     stock = export(depth_only, tmp_path / "stock", stock=True)
     again, third = tmp_path / "again", tmp_path / "third"
 
@@ -210,6 +228,9 @@ def test_without_the_package(
     loads.add(found, "AutoModelForImageClassification", **vit)
     loads.add(found, "AutoModel", **vit)
     loads.add(found, "AutoImageProcessor", trust=False)
+    loads.add(segmented, "AutoModelForSemanticSegmentation", save=str(tmp_path / "resaved"), **vit)
+    loads.add(segmented, "AutoModel", **vit)
+    loads.add(tmp_path / "resaved", "AutoModelForSemanticSegmentation", **vit)
     results = loads.run(bare_python)
 
     told = [name for name, _ in results]
@@ -217,7 +238,8 @@ def test_without_the_package(
     processors = ["SuperSamProcessor", "SuperSamImageProcessor"]
     assert told[2:12] == ["SuperSamModel"] * 2 + processors + ["SuperSamModel"] * 4 + processors
     assert told[12:15] == ["SamModel", "SamModel", "SamProcessor"]
-    assert told[15:] == ["OfbViTForImageClassification", "OfbViTModel", "ViTImageProcessorPil"]
+    assert told[15:18] == ["OfbViTForImageClassification", "OfbViTModel", "ViTImageProcessorPil"]
+    assert told[18:] == ["OfbViTForSemanticSegmentation", "OfbViTModel", "OfbViTForSemanticSegmentation"]
     outputs = [output for _, output in results]
     for output in (*outputs[2:4], *outputs[6:10]):
         assert_same(output, uneven, inputs)
@@ -225,6 +247,9 @@ def test_without_the_package(
         assert_same(output, depth_only, inputs)
     assert_same(outputs[15], classifier, pixels)
     assert_same(outputs[16], classifier.vit, pixels)
+    for output in (outputs[18], outputs[20]):
+        assert_same(output, segmenter, pixels)
+    assert torch.equal(outputs[19]["last_hidden_state"], outputs[16]["last_hidden_state"])
     prepared = [outputs[i]["pixel_values"] for i in (4, 5, 10, 11, 14)]
     assert all(torch.equal(prepared[0], other) for other in prepared[1:])
 
@@ -379,7 +404,7 @@ def test_bad_input_is_refused_before_any_work(
         export(OfbViTModel(classifier.config), out)
     with pytest.raises(ValueError, match="`processor` must be given for a classifier"):
         export(classifier, out)
-    with pytest.raises(ValueError, match="a classifier cannot"):
+    with pytest.raises(ValueError, match="no other model can"):
         export(classifier, out, processor=image_processor, stock=True)
     with pytest.raises(ValueError, match="there is no file"):
         export(uneven, out, figures={"a.png": tmp_path / "missing.png"})

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import randomised
+from huggingface_hub import ModelCard
+from matplotlib.colors import to_rgb
 from PIL import Image
 from test_bimask_surgery import decide, masked_vit, tiny_vit
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -22,9 +25,11 @@ from supersam_hf.data.loader import build_loader
 from supersam_hf.data.semantic import SemanticDataset
 from supersam_hf.data.semantic_arguments import SemanticArguments
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
+from supersam_hf.plots import OBJECT_COLORS
+from supersam_hf.plots.segmentation import coloured, plot_segmentation
 from supersam_hf.segmentation import confusion, evaluate_segmenter, predict, result_of
 from supersam_hf.segmenter_recipe import SegmenterRecipe
-from supersam_hf.training.segment import SegmenterArguments, train_segmenter
+from supersam_hf.training.segment import SegmenterArguments, synchronised, train_segmenter
 from supersam_hf_cli import main
 
 
@@ -273,6 +278,35 @@ def test_a_segmenter_learns_and_goes_on_where_it_was(tmp_path: Path) -> None:
         evaluate_segmenter(segmenter(tmp_path / "vit", labels=4), build_loader(evaluation, 1))
 
 
+def test_batch_norms_of_several_gpus(tmp_path: Path) -> None:
+    """The same weights and outputs; the norms themselves need GPUs."""
+    tiny_vit().save_pretrained(tmp_path)
+    model, pixel_values = segmenter(tmp_path, "mla"), pixels()
+    with torch.no_grad():
+        before, keys = model(pixel_values).logits, list(model.state_dict())
+    on_cpus = synchronised(model, SimpleNamespace(num_processes=2, device=torch.device("cpu")))
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in on_cpus.modules())
+    model = synchronised(model, SimpleNamespace(num_processes=2, device=torch.device("cuda")))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+    with torch.no_grad():
+        assert torch.equal(model(pixel_values).logits, before)
+    assert list(model.state_dict()) == keys
+
+
+def test_a_picture_of_labels_and_predictions(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 255], [2, 2, 0]])
+    colors = coloured(labels, ["background", "cell", "wall"])
+    assert (colors[labels == 0] == 0).all()
+    assert colors[labels == 1][0, :3] == pytest.approx(to_rgb(OBJECT_COLORS[0]))
+    assert colors[labels == 2][0, :3] == pytest.approx(to_rgb(OBJECT_COLORS[1]))
+    assert len({tuple(color) for color in colors[labels == 255].tolist()}) == 1
+    assert coloured(labels, ["road", "sky", "car"])[0, 0, 3] > 0
+    with pytest.raises(ValueError, match="`samples` is empty"):
+        plot_segmentation([], ["a"], tmp_path / "a.png")
+
+
 def test_objects_are_foreground() -> None:
     """Any source of objects: here generated scenes."""
     labelled = load_label_maps(SemanticArguments(source="shapes", max_train_images=3), "train")
@@ -301,6 +335,20 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert main(argv) == 0
     assert (tmp_path / "run" / "segmenter" / "model.safetensors").stat().st_mtime_ns == changed
     capsys.readouterr()
+    published = tmp_path / "published"
+    push = ["push", str(tmp_path / "run" / "segmenter"), "me/x", "--dry_run", "--output_dir", str(published)]
+    assert main(push) == 0
+    card = ModelCard(capsys.readouterr().out)
+    assert (card.data.pipeline_tag, card.data.datasets) == ("image-segmentation", None)
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["mean_iou"] == pytest.approx(results["miou"], abs=1e-4)
+    assert values["accuracy"] == pytest.approx(results["aacc"], abs=1e-4)
+    assert f"{results['parameters']:,}" in card.text
+    assert str(tmp_path) not in card.content
+    assert 'from_pretrained("me/x", trust_remote_code=True)' in card.text
+    assert (published / "segmentation_ofb_vit.py").is_file()
+    again = OfbViTForSemanticSegmentation.from_pretrained(published)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
     assert main([*argv, "--train.max_steps", "5"]) == 2
     assert "was made with other values of ['train.max_steps']" in capsys.readouterr().err
     assert main(["segment", "--data.source", "x"]) == 2

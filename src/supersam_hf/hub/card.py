@@ -15,13 +15,18 @@ TAGS = {
     "supersam_subnet": ["supersam", "segment-anything", "neural-architecture-search", "pruning", "supersam_hf"],
     "supersam_supernet": ["supersam", "segment-anything", "neural-architecture-search", "supernet", "supersam_hf"],
     "ofb_subnet": ["ofb", "neural-architecture-search", "pruning", "supersam_hf"],
+    "segmenter": ["ofb", "setr", "semantic-segmentation", "pruning", "supersam_hf"],
     "adapter": ["supersam", "segment-anything", "supersam_hf"],
 }
+# Others are of SAMs.
+TASKS = {"ofb_subnet": "image-classification", "segmenter": "image-segmentation"}
 # Said only of a model that is smaller than what it came from.
 CUT_TAGS = ("neural-architecture-search", "pruning")
 # The Hub's metric and its name for each quality of a row; others (such as the best of three masks) stay in the text.
 METRICS = {
     "mIoU": ("mean_iou", "mIoU over objects"),
+    "mIoU over classes": ("mean_iou", "mIoU over classes"),
+    "aAcc": ("accuracy", "accuracy over pixels"),
     "top-1 accuracy": ("accuracy", "top-1 accuracy"),
     "top-5 accuracy": ("accuracy", "top-5 accuracy"),
 }
@@ -48,7 +53,7 @@ def model_card(facts: CardFacts) -> str:
 
 def card_data(facts: CardFacts) -> ModelCardData:
     """The metadata: origin, task, data, and the model's own quality as a model-index."""
-    adapter, ofb = facts.kind == "adapter", facts.kind == "ofb_subnet"
+    adapter = facts.kind == "adapter"
     results = eval_results(facts)
     optional: dict[str, Any] = {}
     if facts.base is not None and facts.base.hub_id is not None:
@@ -65,7 +70,7 @@ def card_data(facts: CardFacts) -> ModelCardData:
         optional["co2_eq_emissions"] = _emissions(facts)
     return ModelCardData(
         library_name="peft" if adapter else "transformers",
-        pipeline_tag="image-classification" if ofb else "mask-generation",
+        pipeline_tag=TASKS.get(facts.kind, "mask-generation"),
         tags=[*(tag for tag in TAGS[facts.kind] if facts.cut or tag not in CUT_TAGS), *facts.extra.get("tags", ())],
         **optional,
     )
@@ -76,10 +81,9 @@ def eval_results(facts: CardFacts) -> list[EvalResult]:
     data = facts.evaluated or facts.data
     if facts.row is None or data is None:
         return []
-    task = "image-classification" if facts.kind == "ofb_subnet" else "mask-generation"
     return [
         EvalResult(
-            task_type=task,
+            task_type=TASKS.get(facts.kind, "mask-generation"),
             dataset_type=data.hub_id or data.name.replace(" ", "-"),
             dataset_name=data.name,
             dataset_split=facts.eval_split,

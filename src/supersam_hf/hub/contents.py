@@ -13,9 +13,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..files import check_empty, write_json
-from ..models.classifiers import load_classifier
-from ..models.supersam import SuperSamModel, SuperSamProcessor
-from .folder import AUTO_MAPS, PROCESSOR_AUTO_MAP, export
+from ..models.supersam import SuperSamProcessor
+from .folder import AUTO_MAPS, PROCESSOR_AUTO_MAP, PUBLISHED, export, published_class
 from .readme import adapter_readme
 
 
@@ -72,8 +71,9 @@ def prepared(
         return _adapter(folder, scratch, options.get("card"))
     if folder_kind(folder) == "model":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") in AUTO_MAPS and (options or not _has_code(folder, config)):
-            return _exported_again(folder, config["model_type"], scratch, {**(where or {}), **options})
+        name = published_class(config)
+        if name is not None and (options or not _has_code(folder, config, name)):
+            return _exported_again(folder, name, scratch, {**(where or {}), **options})
     if options:
         raise ValueError(
             f"{sorted(options)} do not go with {folder}, which is pushed as it is; an adapter takes `card`."
@@ -149,13 +149,13 @@ def _is_unfit(readme: Path, base: str | None) -> bool:
     return UNFILLED in text or (base is not None and base in text)
 
 
-def _has_code(folder: Path, config: dict[str, Any]) -> bool:
+def _has_code(folder: Path, config: dict[str, Any], name: str) -> bool:
     """Whether all the code that the config names lies beside it, with what it imports. A model that was loaded from
     the Hub and saved names the code of the repository that it came from."""
-    auto_map = AUTO_MAPS[config["model_type"]]
+    auto_map = AUTO_MAPS[name]
     if config.get("auto_map") != auto_map:
         return False
-    references = {*auto_map.values(), *(PROCESSOR_AUTO_MAP.values() if config["model_type"] == "supersam" else ())}
+    references = {*auto_map.values(), *(PROCESSOR_AUTO_MAP.values() if name == "SuperSamModel" else ())}
     files = [folder / f"{module}.py" for module in {reference.split(".")[0] for reference in references}]
     try:
         imported = [Path(str(name)) for file in files for name in get_relative_import_files(file)]
@@ -164,19 +164,17 @@ def _has_code(folder: Path, config: dict[str, Any]) -> bool:
     return all(file.is_file() for file in (*files, *imported))
 
 
-def _exported_again(folder: Path, model_type: str, scratch: Path, options: Mapping[str, Any]) -> Path:
+def _exported_again(folder: Path, name: str, scratch: Path, options: Mapping[str, Any]) -> Path:
     """A model folder of ours as an export, with the card, the records and the figures that lie there."""
     found: dict[str, Any] = {"figures": {path.name: path for path in folder.glob("*.png")}}
-    for name in ("search", "pareto"):
-        if (folder / f"{name}.json").is_file():
-            found[name] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    for record in ("search", "pareto"):
+        if (folder / f"{record}.json").is_file():
+            found[record] = json.loads((folder / f"{record}.json").read_text(encoding="utf-8"))
     if (folder / "README.md").is_file() and not options.get("stock"):
         found["card"] = (folder / "README.md").read_text(encoding="utf-8")
-    if model_type == "supersam":
-        model, processor = SuperSamModel.from_pretrained(folder), _sam_processor(folder)
-    else:
-        model = load_classifier(folder)
-        processor = AutoImageProcessor.from_pretrained(folder)
+    model = PUBLISHED[name].from_pretrained(folder)
+    sam = name == "SuperSamModel"
+    processor = _sam_processor(folder) if sam else AutoImageProcessor.from_pretrained(folder)
     return export(model, scratch, **{"processor": processor, **found, **options})
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-Kind = Literal["supersam_subnet", "supersam_supernet", "ofb_subnet", "adapter"]
+Kind = Literal["supersam_subnet", "supersam_supernet", "ofb_subnet", "segmenter", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class CardFacts:
     """Everything that a card may say.
 
     Args:
-        kind (`str`): Its template: "supersam_subnet", "supersam_supernet", "ofb_subnet" or "adapter".
+        kind (`str`): Its template: "supersam_subnet", "supersam_supernet", "ofb_subnet", "segmenter" or
+            "adapter".
         repo (`str`): Repository, or ".", the folder that the card lies in.
         revision (`str`): What the snippets load: a branch, a tag or a commit.
         title (`str`): Headline and name in the model-index.

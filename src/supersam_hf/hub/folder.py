@@ -13,37 +13,42 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
 from ..files import write_json
-from ..models.classifiers import CLASSIFIER_CLASSES, CLASSIFIERS
-from ..models.supersam import SuperSamImageProcessor, SuperSamProcessor
+from ..models.classifiers import CLASSIFIER_CLASSES, SEGMENTER_CLASSES
+from ..models.supersam import SuperSamImageProcessor, SuperSamModel, SuperSamProcessor
 from .readme import plain_readme, signed
 
 
-def _classifier_auto_map(kind: Any) -> dict[str, str]:
-    """Of a classifier, its backbone and its config."""
+def _auto_map(kind: Any, auto_class: str) -> dict[str, str]:
+    """Of a class, its backbone and its config."""
     model_type, name = kind.config_class.model_type, kind.__name__
-    backbone = name.removesuffix("ForImageClassification") + "Model"
+    backbone = name.partition("For")[0] + "Model"
     return {
         "AutoConfig": f"configuration_{model_type}.{kind.config_class.__name__}",
         "AutoModel": f"modeling_{model_type}.{backbone}",
-        "AutoModelForImageClassification": f"modeling_{model_type}.{name}",
+        auto_class: f"{kind.__module__.rpartition('.')[2]}.{name}",
     }
 
 
-# Which class serves which Auto class, by `model_type`: what `trust_remote_code=True` reads. transformers' own
-# `register_for_auto_class` keeps one only.
+OF_IMAGES = (*CLASSIFIER_CLASSES, *SEGMENTER_CLASSES)
+# What is published, by the name of its class: a model of remote code has the same name.
+PUBLISHED: dict[str, Any] = {kind.__name__: kind for kind in (SuperSamModel, *OF_IMAGES)}
+MODEL_TYPES = sorted({kind.config_class.model_type for kind in PUBLISHED.values()})
+# Which class serves which Auto class, by the name of the class that is exported: what `trust_remote_code=True` reads.
+# transformers' own `register_for_auto_class` keeps one only.
 AUTO_MAPS = {
-    "supersam": {
+    "SuperSamModel": {
         "AutoConfig": "configuration_supersam.SuperSamConfig",
         "AutoModel": "modeling_supersam.SuperSamModel",
         "AutoModelForMaskGeneration": "modeling_supersam.SuperSamModel",
     },
-    **{kind.config_class.model_type: _classifier_auto_map(kind) for kind in CLASSIFIER_CLASSES},
+    **{kind.__name__: _auto_map(kind, "AutoModelForImageClassification") for kind in CLASSIFIER_CLASSES},
+    **{kind.__name__: _auto_map(kind, "AutoModelForSemanticSegmentation") for kind in SEGMENTER_CLASSES},
 }
-CLASSIFIER_CODE = ("configuration", "modeling")
 PROCESSOR_AUTO_MAP = {
     "AutoProcessor": "image_processing_supersam.SuperSamProcessor",
     "AutoImageProcessor": "image_processing_supersam.SuperSamImageProcessor",
 }
+CODE = ("configuration", "modeling", "segmentation")
 # What exports of each kind may hold at the top: what an earlier one left is replaced. Anything else is the owner's.
 OURS = {
     "model": (
@@ -51,15 +56,11 @@ OURS = {
         *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
         *("attention_supersam.py", "configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
         *("image_processing_supersam.py", "layers_supersam.py", "modeling_supersam.py", "pareto_supersam.py"),
-        *(f"{part}_{kind.config_class.model_type}.py" for kind in CLASSIFIER_CLASSES for part in CLASSIFIER_CODE),
+        *(f"{part}_{kind.config_class.model_type}.py" for kind in OF_IMAGES for part in CODE),
     ),
     "adapter": ("adapter_config.json", "adapter_model.safetensors"),
 }
 FIGURES = (".png", ".svg", ".jpg", ".webp")
-PUBLISHED = {
-    "supersam": "SuperSamModel",
-    **{kind.config_class.model_type: kind.__name__ for kind in CLASSIFIER_CLASSES},
-}
 
 
 def export(
@@ -86,7 +87,7 @@ def export(
         folder (`str` or `Path`): Where to. A model folder that lies there is replaced, if it holds nothing
             else.
         processor (*optional*): Of a SAM: any SAM processor; the one for the model's input size if left out. Of a
-            classifier: the image processor that it was trained with, which must be given.
+            classifier or segmenter: the image processor that it was trained with, which must be given.
         card (`str`, *optional*): The model card, README.md; a short one if left out.
         search (`dict`, *optional*): How the model was found, `search.json`.
         pareto (`dict`, *optional*): A supernet's Pareto front, `pareto.json`, whose points can be loaded by name.
@@ -100,16 +101,16 @@ def export(
 
     Raises:
         TypeError: If `model` is no model of transformers'.
-        ValueError: For any other model, a classifier without its image processor, `stock` of a model that stock SAM
-            cannot hold, a figure that is no image file, or a folder that holds something else.
+        ValueError: For any other model, a classifier or segmenter without its image processor, `stock` of a model that
+            stock SAM cannot hold, a figure that is no image file, or a folder that holds something else.
     """
     folder = Path(folder)
-    model_type = check_model(model)
-    _check_processor(model_type, processor)
+    check_model(model)
+    _check_processor(model, processor)
     _check_figures(figures or {})
     check_replaceable(folder)
     if stock:
-        model = _stock_model(model, model_type)
+        model = _stock_model(model)
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -125,20 +126,24 @@ def export(
     return aside.rename(folder)
 
 
-def check_model(model: Any) -> str:
-    """The `model_type` of a model that can be exported; `ValueError` for any other."""
+def published_class(config: Mapping[str, Any]) -> str | None:
+    """Which of [`PUBLISHED`] a config.json is of; None if of another."""
+    names = [name for name in config.get("architectures") or () if name in PUBLISHED]
+    return names[0] if names and config.get("model_type") in MODEL_TYPES else None
+
+
+def check_model(model: Any) -> None:
+    """`TypeError` or `ValueError` for a model that cannot be exported."""
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"`model` must be one of {sorted(PUBLISHED.values())}, got a {name}.")
-    model_type = model.config.model_type
-    if PUBLISHED.get(model_type) != name:
-        raise ValueError(f"`model` must be one of {sorted(PUBLISHED.values())}, got a {name}.")
+        raise TypeError(f"`model` must be one of {sorted(PUBLISHED)}, got a {name}.")
+    if name not in PUBLISHED or model.config.model_type != PUBLISHED[name].config_class.model_type:
+        raise ValueError(f"`model` must be one of {sorted(PUBLISHED)}, got a {name}.")
     if any(".base_layer." in key for key in model.state_dict()):
         raise ValueError(
             "`model` carries an adapter (peft), which would be saved under names that no model loads: merge it with "
             "`merge_and_unload()`, or push the adapter's own folder."
         )
-    return model_type
 
 
 def check_replaceable(folder: Path) -> None:
@@ -149,10 +154,10 @@ def check_replaceable(folder: Path) -> None:
         return
     config = folder / "config.json"
     model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
-    if model_type not in (*AUTO_MAPS, "sam"):
+    if model_type not in (*MODEL_TYPES, "sam"):
         raise ValueError(
-            f"`folder` {folder} holds something else than a model (no config.json of type {[*AUTO_MAPS, 'sam']}) and "
-            "is left as it is: give an empty or a new folder."
+            f"`folder` {folder} holds something else than a model (no config.json of type {[*MODEL_TYPES, 'sam']}) "
+            "and is left as it is: give an empty or a new folder."
         )
     others = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
     if others:
@@ -170,11 +175,11 @@ def _is_ours(path: Path) -> bool:
     return path.is_file() and (path.name == "README.md" or path.suffix in FIGURES or is_ours(path.name))
 
 
-def _check_processor(model_type: str, processor: Any) -> None:
-    if processor is None and model_type != "supersam":
+def _check_processor(model: Any, processor: Any) -> None:
+    if processor is None and type(model).__name__ != "SuperSamModel":
         raise ValueError(
-            "`processor` must be given for a classifier: the image processor that it was trained with, for example "
-            "`AutoImageProcessor.from_pretrained(...)` of the folder it came from."
+            "`processor` must be given for a classifier or segmenter: the image processor that it was trained with, "
+            "for example `AutoImageProcessor.from_pretrained(...)` of the folder it came from."
         )
 
 
@@ -186,9 +191,9 @@ def _check_figures(figures: Mapping[str, str | Path]) -> None:
             raise ValueError(f"`figures` has {name!r} at {path}, where there is no file.")
 
 
-def _stock_model(model: Any, model_type: str) -> Any:
-    if model_type != "supersam":
-        raise ValueError("`stock` writes a SAM as `transformers.SamModel`; a classifier cannot be written so.")
+def _stock_model(model: Any) -> Any:
+    if type(model).__name__ != "SuperSamModel":
+        raise ValueError("`stock` writes a SAM as `transformers.SamModel`; no other model can be written so.")
     return model.to_sam()
 
 
@@ -196,13 +201,14 @@ def _write_model(model: Any, folder: Path, max_shard_size: int | str) -> None:
     """Config, weights and, unless transformers itself has the class, the code: the model's own file and its siblings,
     flat, as they were loaded."""
     model.save_pretrained(folder, max_shard_size=max_shard_size)
-    if model.config.model_type in AUTO_MAPS:
-        _update_json(folder / "config.json", {"auto_map": AUTO_MAPS[model.config.model_type]})
+    name = type(model).__name__
+    if name in AUTO_MAPS:
+        _update_json(folder / "config.json", {"auto_map": AUTO_MAPS[name]})
         _copy_code(type(model), folder)
 
 
 def _write_processor(model: Any, processor: Any, folder: Path) -> None:
-    if model.config.model_type in CLASSIFIERS:
+    if model.config.model_type not in ("supersam", "sam"):
         processor.save_pretrained(folder)
         return
     if processor is None:

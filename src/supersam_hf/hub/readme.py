@@ -13,6 +13,11 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 
 # Where an exported folder's own card says what its snippet loads.
 HERE = "  # this folder; on the Hub, the name of its repository"
+AUTO_CLASSES = {
+    "mask-generation": "AutoModelForMaskGeneration",
+    "image-classification": "AutoModelForImageClassification",
+    "image-segmentation": "AutoModelForSemanticSegmentation",
+}
 # Ends a card that an export wrote: while the text before it is the one that was written, it is nobody's own words.
 SIGNATURE = re.compile(r"\s*<!-- supersam_hf card ([0-9a-f]{16}) -->\s*\Z")
 
@@ -108,11 +113,13 @@ def plain_readme(model: Any, repo_id: str | None = None, revision: str | None = 
     """
     stock = model.config.model_type == "sam"
     sam = stock or model.config.model_type == "supersam"
-    auto_class = "AutoModelForMaskGeneration" if sam else "AutoModelForImageClassification"
+    segmenter = type(model).__name__.endswith("ForSemanticSegmentation")
+    task = "mask-generation" if sam else "image-segmentation" if segmenter else "image-classification"
+    auto_class = AUTO_CLASSES[task]
     processor = "AutoProcessor" if sam else "AutoImageProcessor"
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="mask-generation" if sam else "image-classification",
+        pipeline_tag=task,
         tags=["supersam" if sam else "ofb", "pruning"],
     )
     pinned = "" if revision is None else f', revision="{revision}"'

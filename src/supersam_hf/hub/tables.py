@@ -7,6 +7,10 @@ from typing import Any
 from .facts import CardFacts, Layer, Limit, StageCost
 
 
+# What is counted of a model that is no SAM.
+MACS = {"ofb_subnet": "GMACs", "segmenter": "GMACs (backbone)"}
+
+
 def count(value: float) -> str:
     """A whole number: 6,058,000; a limit of 206,290.8 allows 206,290."""
     return f"{math.floor(value):,}"
@@ -70,11 +74,11 @@ def results(facts: CardFacts) -> str:
     # alone in its table, a model is no share of another
     first = rows[0].params if rows and not rows[0].this else None
     metrics = list(dict.fromkeys(name for row in rows for name in row.quality))
-    sam = facts.kind != "ofb_subnet"
+    macs = MACS.get(facts.kind, "GMACs (image encoder)")
     columns = {"model": [f"**{row.name}**" if row.this else row.name for row in rows]}
     columns["parameters"] = ["" if row.params is None else count(row.params) for row in rows]
     columns["of the original"] = [_share(row.params, first) for row in rows]
-    columns["GMACs (image encoder)" if sam else "GMACs"] = ["" if row.macs is None else giga(row.macs) for row in rows]
+    columns[macs] = ["" if row.macs is None else giga(row.macs) for row in rows]
     for name in metrics:
         columns[name] = [quality(row.quality[name]) if name in row.quality else "" for row in rows]
     columns["latency"] = [_latency(row.latency) for row in rows]
@@ -90,7 +94,7 @@ def measured_on(facts: CardFacts) -> str:
     if timed is None or timed.latency is None or not facts.hardware:
         return ""
     batch, timing, ran_on = timed.latency["batch_size"], timed.latency["latency"], facts.hardware
-    what = f"{batch} image{'s' * (batch != 1)}" + ("" if facts.kind == "ofb_subnet" else " with one box prompt each")
+    what = f"{batch} image{'s' * (batch != 1)}" + ("" if facts.kind in MACS else " with one box prompt each")
     text = (
         f"Latency: median of {timing['repeats']} rounds, all models timed in turn in each, {what}, on "
         f"{ran_on['device']} ({ran_on['threads']} thread{'s' * (ran_on['threads'] != 1)}, torch {ran_on['torch']}); "

@@ -1,4 +1,5 @@
-"""The classifier families: which class loads a checkpoint of which type. To add one, list its package here."""
+"""The families of classifiers and segmenters: which class loads a checkpoint of which type. To add one, list its
+package here."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ CLASSIFIERS: dict[str, Any] = {
     for model_type in (*package.STOCK_TYPES, package.CLASSIFIER.config_class.model_type)
 }
 CLASSIFIER_CLASSES: tuple[Any, ...] = tuple(package.CLASSIFIER for package in PACKAGES)
+# Not every family has one.
+SEGMENTER_CLASSES: tuple[Any, ...] = tuple(package.SEGMENTER for package in PACKAGES if hasattr(package, "SEGMENTER"))
 
 
 def classifier_class(name: str | Path, **hub: Any) -> Any:
@@ -44,4 +47,4 @@ def load_classifier(name: str | Path, *, revision: str | None = None, **kwargs: 
     return classifier_class(name, **hub).from_pretrained(name, **hub, **kwargs)
 
 
-__all__ = ["CLASSIFIERS", "CLASSIFIER_CLASSES", "PACKAGES", "classifier_class", "load_classifier"]
+__all__ = ["CLASSIFIERS", "CLASSIFIER_CLASSES", "PACKAGES", "SEGMENTER_CLASSES", "classifier_class", "load_classifier"]

@@ -9,24 +9,23 @@ import torch
 from accelerate import PartialState
 from transformers import AutoImageProcessor
 
-from .. import __version__
 from ..data.label_maps import load_label_maps
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
-from ..elastic.cost import count_macs
-from ..files import fingerprint, write_json
-from ..measure import hardware, measure_latency
+from ..files import write_json
 from ..models.ofb_vit import OfbViTForSemanticSegmentation
-from ..segmentation import SegmentationResult, evaluate_segmenter
+from ..segmentation import evaluate_segmenter
 from ..segmenter_recipe import SegmenterRecipe
 from ..training.engine import Engine
 from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
+from .segmenter_report import report
 
 
 def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
-    """Trains what `recipe` asks for, unless it is there, and writes `segmenter/`, `results.json` and `results.md`.
+    """Trains what `recipe` asks for, unless it is there, and writes `segmenter/`, which can be pushed, and the
+    report on it.
 
     Raises:
         ValueError: If model or data are not there or do not fit, or the run's folder is of another recipe.
@@ -62,7 +61,7 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
     model = OfbViTForSemanticSegmentation.from_pretrained(saved).to(state.device).eval()
     if not state.is_main_process:
         return {}
-    return _report(recipe, model, evaluation, folder)
+    return report(recipe, model, evaluation, folder)
 
 
 def datasets(recipe: SegmenterRecipe, folder: Path) -> tuple[SemanticDataset, SemanticDataset]:
@@ -113,55 +112,6 @@ def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
             raise ValueError(
                 f"{folder}/segmenter was made with other values of {changed}: give another `output_dir`, or remove it."
             )
-
-
-def _report(recipe: SegmenterRecipe, model: Any, evaluation: SemanticDataset, folder: Path) -> dict[str, Any]:
-    loader = build_loader(evaluation, 1, recipe.data.num_workers)
-    found = evaluate_segmenter(model, loader, stride=recipe.stride)
-    backbone = count_macs(_without_head(model.config))
-    results: dict[str, Any] = {
-        **asdict(found),
-        "label_names": evaluation.label_names,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "backbone_macs": backbone,
-        "weights": fingerprint(model),
-        "hardware": hardware(model.device),
-        "versions": {"supersam_hf": __version__},
-        "recipe": asdict(recipe),
-    }
-    if recipe.repeats:
-        side = model.config.image_size
-        window = torch.randn(1, model.config.num_channels, side, side, device=model.device)
-        timed = torch.inference_mode()(lambda: model(window))
-        results["latency"] = asdict(measure_latency(timed, repeats=recipe.repeats, device=model.device))
-    write_json(folder / "results.json", results)
-    text = table(results, found)
-    (folder / "results.md").write_text(text)
-    print(text)
-    return results
-
-
-def _without_head(config: Any) -> Any:
-    """The config of the backbone alone: a classifier of no labels."""
-    values = {key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id")}
-    return type(config)(**values, num_labels=0)
-
-
-def table(results: dict[str, Any], found: SegmentationResult) -> str:
-    """Markdown: sizes and metrics, then the IoU of each class."""
-    latency = f"{results['latency']['median_ms']:.1f} ms" if "latency" in results else ""
-    lines = [
-        "| parameters | GMACs of the backbone | mIoU | mAcc | aAcc | one window |",
-        "|---|---|---|---|---|---|",
-        f"| {results['parameters']:,} | {results['backbone_macs'] / 1e9:.4g} | {found.miou:.2%} | {found.macc:.2%} | "
-        f"{found.aacc:.2%} | {latency} |",
-        "",
-        "| class | IoU |",
-        "|---|---|",
-    ]
-    ious = zip(results["label_names"], found.class_ious)
-    lines += [f"| {name} | {'' if iou is None else f'{iou:.2%}'} |" for name, iou in ious]
-    return "\n".join(lines) + "\n"
 
 
 __all__ = ["datasets", "new_segmenter", "run_segmenter"]

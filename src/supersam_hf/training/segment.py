@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..measure.cost import CostMeter
@@ -50,8 +52,8 @@ def train_segmenter(
     """Trains a segmenter in place; returns it.
 
     Args:
-        model (`OfbViTForSemanticSegmentation`): With as many labels as the data has classes. On several processes the
-            batch norms of its head are those of each process.
+        model (`OfbViTForSemanticSegmentation`): With as many labels as the data has classes. On several GPUs the batch
+            norms of its head are over the images of all; on CPUs, where torch has no such norms, of each process.
         loader (`DataLoader`): Of a `SemanticDataset`, from `data.build_loader`, training mode.
         output_dir (`Path` or `str`): Takes the checkpoints, from which an interrupted run goes on, and the log.
         evaluate (`Callable`, *optional*): Metrics by name, every `eval_steps`; with `ema_decay`, of the average.
@@ -60,6 +62,7 @@ def train_segmenter(
         ValueError: If model and data have different numbers of classes.
     """
     check_classes(model, loader)
+    model = synchronised(model, PartialState())
     groups, ema = parameter_groups(model, args), new_ema(model, args)
     drop_path = DropPath(model, args.drop_path_rate)
     try:
@@ -78,6 +81,13 @@ def train_segmenter(
         drop_path.remove()
 
 
+def synchronised(model: nn.Module, state: PartialState) -> nn.Module:
+    """The model with batch norms over all processes' images, where there are several GPUs."""
+    if state.num_processes == 1 or state.device.type != "cuda":
+        return model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
 def segmenter_step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
     """One optimiser step: forward and backward of every micro-batch. Returns the mean loss."""
     total = 0.0
@@ -91,4 +101,4 @@ def segmenter_step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> di
     return {"loss": total} if norm is None else {"loss": total, "grad_norm": norm}
 
 
-__all__ = ["SegmenterArguments", "segmenter_step", "train_segmenter"]
+__all__ = ["SegmenterArguments", "segmenter_step", "synchronised", "train_segmenter"]

@@ -13,9 +13,11 @@ from .segmentation_ofb_vit import OfbViTForSemanticSegmentation
 # Whose checkpoints load, and which class of ours searches and deploys them.
 STOCK_TYPES = ("vit", "deit")
 CLASSIFIER = OfbViTForImageClassification
+SEGMENTER = OfbViTForSemanticSegmentation
 
 __all__ = [
     "CLASSIFIER",
+    "SEGMENTER",
     "STOCK_TYPES",
     "OfbViTConfig",
     "OfbViTForImageClassification",

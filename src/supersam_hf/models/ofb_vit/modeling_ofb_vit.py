@@ -48,6 +48,7 @@ register_checkpoint_conversion_mapping(
 
 HEADS = ("classifier.", "distillation_classifier.")
 SEGMENTER, SEGMENTATION_HEADS = "SemanticSegmentation", ("segmentation_head.", "auxiliary_heads.")
+UNPOOLED = ("OfbViTForImageClassification", "OfbViTForSemanticSegmentation")
 # Checkpoints with these architectures have no classifier: a new one is no missing weight.
 BACKBONES = ("ViTModel", "DeiTModel", "OfbViTModel")
 
@@ -241,13 +242,13 @@ class OfbViTModel(OfbViTPreTrainedModel):
     Args:
         config ([`OfbViTConfig`]): With the widths of every layer.
         add_pooling_layer (`bool`, *optional*): Whether the class token goes through a pooler (`pooler_output`). By
-            default it does, unless the config is that of an [`OfbViTForImageClassification`], which has none.
+            default it does, unless the config is that of a classifier or segmenter of ours, which have none.
     """
 
     def __init__(self, config: OfbViTConfig, add_pooling_layer: bool | None = None) -> None:
         PreTrainedModel.__init__(self, config)
         if add_pooling_layer is None:
-            add_pooling_layer = "OfbViTForImageClassification" not in (config.architectures or [])
+            add_pooling_layer = not set(config.architectures or []) & set(UNPOOLED)
         self.embeddings = OfbViTEmbeddings(config)
         self.layers = nn.ModuleList(OfbViTLayer(config, *widths) for widths in zip(*config.layer_widths))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -414,7 +415,8 @@ def _check_loaded(model: Any, info: dict[str, Any], source: Any) -> None:
     if set(model.config.architectures or []) & set(BACKBONES):
         missing = [key for key in missing if not key.startswith(HEADS)]
     if isinstance(model, OfbViTModel):
-        unexpected = [key for key in unexpected if not key.startswith((*HEADS, "cls_classifier."))]
+        heads = (*HEADS, "cls_classifier.", *SEGMENTATION_HEADS)
+        unexpected = [key for key in unexpected if not key.startswith(heads)]
     elif SEGMENTER in type(model).__name__:
         new = not any(SEGMENTER in name for name in model.config.architectures or [])
         missing = [key for key in missing if not (new and key.startswith(SEGMENTATION_HEADS))]
