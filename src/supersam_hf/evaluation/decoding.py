@@ -154,6 +154,8 @@ def _fused(image: torch.Tensor, activation: Any) -> str | None:
     usual = image.device.type == "cpu" and image.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not usual or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
         return None
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # torch's own, not promised
+        return None
     if activation is None:
         return "none"
     return "gelu" if isinstance(activation, torch.nn.GELU) and activation.approximate == "none" else None
