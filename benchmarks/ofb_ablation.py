@@ -80,8 +80,7 @@ def main() -> None:
 def ofb_recipe(argv: list[str]) -> OfbRecipe:
     parser = recipe_parser("search", "ofb")
     parsed = vars(parser.instantiate(parser.parse_args(argv)))
-    parsed.pop("config", None)
-    return OfbRecipe(**parsed)
+    return OfbRecipe(**{name: parsed[name] for name in OfbRecipe.__dataclass_fields__})
 
 
 def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
@@ -149,7 +148,7 @@ def magnitudes(submodule: Submodule, mask: BiMask) -> torch.Tensor:
     count = mask.groups * mask.units
     total = torch.zeros(count, device=mask.score.device)
     for piece in submodule.sliced:
-        if piece.per_group:  # the same for all units of a head
+        if piece.entries != "all":  # the same for all units of a head, or for a channel of all heads
             continue
         weight = getattr(piece.module, piece.name).detach().movedim(piece.dim, 0)
         total += weight.unflatten(0, (piece.copies, count)).transpose(0, 1).flatten(1).square().sum(1)

@@ -18,6 +18,7 @@ from supersam_hf.bimask.space import SearchSpace
 from supersam_hf.classification import evaluate_classifier
 from supersam_hf.data import build_loader
 from supersam_hf.elastic.vit_cost import count_macs, count_parameters
+from supersam_hf.models.ofb_swin import OfbSwinConfig, OfbSwinForImageClassification
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
 from supersam_hf.training.bimask import new_search, train_bimask
 from supersam_hf.training.bimask_arguments import BiMaskArguments
@@ -54,6 +55,10 @@ def without_times(path: Path) -> list[dict[str, Any]]:
 def test_the_budget_holds_in_every_run(values: dict[str, Any], tmp_path: Path) -> None:
     args = search_arguments(**values, save_steps=0)
     found, report = search(tmp_path, args)
+    found.save_pretrained(tmp_path / "found")
+    assert OfbViTForImageClassification.from_pretrained(tmp_path / "found").config.search == json.loads(
+        json.dumps(report)
+    )
     count = count_params_or_macs(report["budget_kind"])
     shape = physical_shape(found)
     limit = values.get("max_macs") or values["max_params"]
@@ -295,3 +300,12 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     search(tmp_path, search_arguments(max_steps=10, search_steps=10))
     with pytest.raises(ValueError, match="another `eta`"):
         search(tmp_path, search_arguments(max_steps=10, search_steps=10, eta=0.3))
+
+
+def test_images_of_another_size_than_the_budget_is_counted_at(tmp_path: Path) -> None:
+    """A Swin takes images of any size."""
+    config = OfbSwinConfig(image_size=64, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    model = OfbSwinForImageClassification(config)
+    model.reset_classifier(LABELS)
+    with pytest.raises(ValueError, match="images are of 16 x 16 px and the model's config says 64"):
+        train_bimask(model, SearchSpace(), stripes(), search_arguments(pmim=False), tmp_path)

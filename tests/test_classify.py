@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from classify_script import LABELS, run_with, stripes, tiny_vit, train
 from scipy import stats
 from torch.utils.data import DataLoader
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import Dinov2Config, Dinov2ForImageClassification, ViTConfig, ViTForImageClassification
 
 from supersam_hf import SuperSamModel
 from supersam_hf.models.ofb_vit import OfbViTConfig, OfbViTForImageClassification
@@ -149,29 +149,42 @@ def test_distillation_is_deit_s() -> None:
 
 def test_drop_path_drops_whole_branches_of_images_and_keeps_the_expectation() -> None:
     model = tiny_vit()
-    branches = [m for layer in model.vit.layers for m in (layer.attention.o_proj, layer.mlp.fc2)]
+    layers = model.vit.layers
+    branches = [branch for layer in layers for branch in (layer.attention.o_proj, layer.mlp.fc2)]
     for branch in branches:
+        torch.nn.init.ones_(branch.weight)
         torch.nn.init.ones_(branch.bias)
-    inputs = [torch.rand(400, 3, branch.in_features) for branch in branches]
-    plain = [branch(x) for branch, x in zip(branches, inputs)]
     drop_path = DropPath(model, 0.4)
+    seen: dict[torch.nn.Module, torch.Tensor] = {}
+
+    def see(branch: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        seen[branch] = (output / F.linear(inputs[0], branch.weight, branch.bias)).flatten(1)
+
+    def factors() -> list[torch.Tensor]:
+        """Of every branch and image, by what its output was multiplied."""
+        handles = [branch.register_forward_hook(see) for branch in branches]
+        for layer in layers:
+            layer(torch.rand(400, 3, model.config.hidden_size))
+        for handle in handles:
+            handle.remove()
+        return [seen[branch] for branch in branches]
+
     model.train()
     torch.manual_seed(0)
-    for rate, branch, x, whole in zip((0, 0, 0.2, 0.2, 0.4, 0.4), branches, inputs, plain):
-        factor = (branch(x) / whole).flatten(1)
+    for rate, factor in zip((0, 0, 0.2, 0.2, 0.4, 0.4), factors()):
         assert torch.allclose(factor, factor[:, :1].expand_as(factor), atol=1e-5)
         kept = factor[:, 0] > 0
         assert torch.allclose(factor[kept, 0], torch.tensor(1 / (1 - rate)), atol=1e-5)
         assert 1 - kept.float().mean().item() == pytest.approx(rate, abs=0.06)
     model.eval()
-    assert all(torch.equal(branch(x), whole) for branch, x, whole in zip(branches, inputs, plain))
+    assert all((factor == 1).all() for factor in factors())
     assert model.state_dict().keys() == tiny_vit().state_dict().keys()
     drop_path.remove()
     model.train()
-    assert all(torch.equal(branch(x), whole) for branch, x, whole in zip(branches, inputs, plain))
-    assert not any(module._forward_hooks for module in model.modules())
+    assert all((factor == 1).all() for factor in factors())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     DropPath(model, 0.0)
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("warmup", [False, True])
@@ -245,7 +258,7 @@ def test_layer_decay_of_a_sam_takes_the_decoder_s_layers_for_its_head(supernet: 
 def test_without_layer_decay_there_are_two_groups() -> None:
     groups = layer_decay_groups(tiny_vit(), 0.5, 0.05, 1.0)
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.5, 0.05), (0.5, 0.0)]
-    with pytest.raises(ValueError, match="needs an encoder with `layers`, unlike Linear"):
+    with pytest.raises(ValueError, match="needs an encoder of blocks, unlike Linear"):
         layer_decay_groups(torch.nn.Linear(2, 2), 0.5, 0.05, 0.9)
 
 
@@ -316,6 +329,22 @@ def test_killed_in_mid_epoch_and_resumed_is_the_same_run(tmp_path: Path) -> None
     losses = [[(line["step"], line["loss"]) for line in log] for log in logs]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 12
+
+
+def test_drop_path_of_a_model_whose_own_ends_both_branches() -> None:
+    """DINOv2 has one module for both and layers elsewhere: each branch is left out as often as asked, not twice."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 4, "patch_size": 2}
+    model = Dinov2ForImageClassification(Dinov2Config(**sizes, drop_path_rate=0.3)).train()
+    DropPath(model, 0.5)
+    layer, dropped = model.dinov2.encoder.layer[1], []
+    for scale in (layer.layer_scale1, layer.layer_scale2):
+        scale.register_forward_hook(lambda module, args, output: dropped.append((args[0] == 0).flatten(1).all(1)))
+    model(torch.randn(2000, 3, 4, 4))
+    assert [share.float().mean().item() for share in dropped] == pytest.approx([0.5, 0.5], abs=0.04)
+    assert len(rates(model, 0.9)) == len(list(model.parameters()))
+    assert rates(model, 0.9)["dinov2.encoder.layer.1.mlp.fc1.weight"][0] == pytest.approx(0.9)
+    assert rates(model, 0.9)["dinov2.embeddings.cls_token"] == pytest.approx((0.9**3, 0))
 
 
 def test_drop_path_survives_gradient_checkpointing(tmp_path: Path) -> None:

@@ -200,13 +200,14 @@ def test_a_run_from_scratch_to_its_report(tmp_path: Path) -> None:
     options = ["--output_dir", str(tmp_path / "run"), "--data.source", "shapes", "--data.shapes_image_size", "16"]
     options += ["--data.shapes_train_images", "200", "--data.shapes_eval_images", "50", "--data.batch_size", "16"]
     sizes = {"image_size": 16, "patch_size": 2, "hidden_size": 16, "depths": "[1,2]", "num_attention_heads": 2}
-    for name, value in {"enabled": "true", **sizes, "window_size": 4, "max_steps": 10}.items():
+    for name, value in {"enabled": "true", **sizes, "window_size": 4, "max_steps": 10, "warmup_steps": 0}.items():
         options += [f"--pretrain.{name}", str(value)]
     options += ["--search.max_macs", "0.6", "--search.max_steps", "12", "--search.search_steps", "8"]
     options += ["--search.prune_steps", "2", "--finetune.max_steps", "5", "--measure.repeats", "1"]
-    main(["ofb", "run", *options, "--dry_run"])
+    options += ["--finetune.warmup_steps", "0", "--search.warmup_steps", "0"]
+    assert main(["ofb", "run", *options, "--dry_run"]) == 0
     assert not (tmp_path / "run").exists()
-    main(["ofb", "run", *options])
+    assert main(["ofb", "run", *options]) == 0
     run = tmp_path / "run"
     found = load_classifier(run / "finetuned")
     report = json.loads((run / "search.json").read_text())

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from matplotlib.colors import to_rgb
 from PIL import Image
 from test_bimask_surgery import decide, masked_vit, tiny_vit
+from transformers import pipeline
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from supersam_hf import OfbViTForSemanticSegmentation, count_macs
@@ -35,6 +36,7 @@ from supersam_hf_cli import main
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "segmentation"
 HEADS = ["naive", "pup", "mla"]
+WHOLE: dict[str, Any] = {"train_split": "all", "eval_split": "all"}
 
 
 def found_classifier() -> OfbViTForImageClassification:
@@ -193,7 +195,7 @@ def colours(sample: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def test_images_and_labels_are_augmented_alike(tmp_path: Path) -> None:
-    args = SemanticArguments(source=str(written(tmp_path)))
+    args = SemanticArguments(source=str(written(tmp_path)), **WHOLE)
     labelled = load_label_maps(args, "train")
     assert labelled.label_names == ["0", "1", "2"]
     dataset = SemanticDataset(labelled, processor(), args, training=True)
@@ -233,7 +235,7 @@ def test_cityscapes(tmp_path: Path) -> None:
 
 @pytest.mark.shared
 def test_ade20k_scenes(shared: Path) -> None:
-    args = SemanticArguments(source=str(shared / "data" / "ade20k_sample" / "sampleData"))
+    args = SemanticArguments(source=str(shared / "data" / "ade20k_sample" / "sampleData"), **WHOLE)
     labelled = load_label_maps(args, "train")
     assert (len(labelled.rows), len(labelled.label_names)) == (3, 150)
     for index in range(3):
@@ -245,18 +247,32 @@ def test_ade20k_scenes(shared: Path) -> None:
 
 def test_broken_images_are_named(tmp_path: Path) -> None:
     Image.new("L", (3, 3)).save(written(tmp_path) / "labels" / "1.png")
-    args, skipping = (SemanticArguments(source=str(tmp_path), on_error=what) for what in ("raise", "skip"))
+    args, skipping = (SemanticArguments(source=str(tmp_path), on_error=what, **WHOLE) for what in ("raise", "skip"))
     dataset = SemanticDataset(load_label_maps(args, "train"), processor(), args, training=True)
     with pytest.raises(ValueError, match="1.png"):
         dataset[1]
     sample = SemanticDataset(load_label_maps(args, "train"), processor(), skipping, training=True)[1]
     assert sample["labels"].min() < 3
-    with pytest.raises(ValueError, match="There is no image in .*a source may have"):
-        load_label_maps(SemanticArguments(source=str(tmp_path / "labels"), format="label_maps"), "train")
+    with pytest.raises(ValueError, match="There is no .*a source may have.*train_split all"):
+        load_label_maps(SemanticArguments(source=str(tmp_path), format="label_maps"), "train")
+
+
+def test_a_split_is_the_folder_of_its_name(tmp_path: Path) -> None:
+    for split, count in (("training", 3), ("val", 2)):
+        whole = written(tmp_path / split, count)
+        for part in ("images", "labels"):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            (whole / part).rename(tmp_path / "data" / part / split)
+    source = str(tmp_path / "data")
+    counts = [len(load_label_maps(SemanticArguments(source=source), part).rows) for part in ("train", "eval")]
+    assert counts == [3, 2]
+    with pytest.raises(ValueError, match="There is no .*images/test with .*labels/test"):
+        load_label_maps(SemanticArguments(source=source, eval_split="test"), "eval")
 
 
 def test_a_segmenter_learns_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    args = SemanticArguments(source=str(written(tmp_path / "data", 12)), min_scale=0.8, max_scale=1.2, batch_size=4)
+    scales = {"min_scale": 0.8, "max_scale": 1.2}
+    args = SemanticArguments(source=str(written(tmp_path / "data", 12)), batch_size=4, **scales, **WHOLE)
     torch.manual_seed(0)
     OfbViTForImageClassification(tiny_vit().config).save_pretrained(tmp_path / "vit")
     training = SemanticDataset(load_label_maps(args, "train"), processor(), args, training=True)
@@ -322,6 +338,7 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     processor().save_pretrained(tmp_path / "vit")
     argv = ["segment", "--model.name", str(tmp_path / "vit"), "--data.source", str(written(tmp_path / "data"))]
     argv += ["--output_dir", str(tmp_path / "run"), "--train.max_steps", "4", "--model.segmentation_channels", "8"]
+    argv += ["--data.train_split", "all", "--data.eval_split", "all"]
     argv += ["--data.batch_size", "2", "--train.eval_steps", "2", "--train.warmup_steps", "0", "--repeats", "1"]
     assert main(argv) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -336,7 +353,7 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert (tmp_path / "run" / "segmenter" / "model.safetensors").stat().st_mtime_ns == changed
     capsys.readouterr()
     published = tmp_path / "published"
-    push = ["push", str(tmp_path / "run" / "segmenter"), "me/x", "--dry_run", "--output_dir", str(published)]
+    push = ["push", str(tmp_path / "run"), "me/x", "--dry_run", "--output_dir", str(published)]
     assert main(push) == 0
     card = ModelCard(capsys.readouterr().out)
     assert (card.data.pipeline_tag, card.data.datasets) == ("image-segmentation", None)
@@ -345,12 +362,19 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert values["accuracy"] == pytest.approx(results["aacc"], abs=1e-4)
     assert f"{results['parameters']:,}" in card.text
     assert str(tmp_path) not in card.content
-    assert 'from_pretrained("me/x", trust_remote_code=True)' in card.text
+    assert 'pipeline("image-segmentation", model="me/x", revision="weights-' in card.text
     assert (published / "segmentation_ofb_vit.py").is_file()
     again = OfbViTForSemanticSegmentation.from_pretrained(published)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
-    assert main([*argv, "--train.max_steps", "5"]) == 2
-    assert "was made with other values of ['train.max_steps']" in capsys.readouterr().err
+    segment = pipeline("image-segmentation", model=str(published))
+    found = segment(Image.open(next((tmp_path / "data" / "images").glob("*.png"))))
+    assert {one["label"] for one in found} <= {"0", "1", "2"}
+    covered = np.stack([np.asarray(one["mask"]) > 0 for one in found])
+    assert covered.shape[1:] == (40, 52)
+    assert (covered.sum(0) == 1).all()
+    other = ["--train.max_steps", "5", "--data.flip", "false"]
+    assert main([*argv, *other]) == 2
+    assert "was made with other values of ['data.flip', 'train.max_steps']" in capsys.readouterr().err
     assert main(["segment", "--data.source", "x"]) == 2
     assert "`model.name` is missing" in capsys.readouterr().err
 

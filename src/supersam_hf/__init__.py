@@ -7,13 +7,11 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoModelForImageClassification,
     AutoModelForMaskGeneration,
-    AutoModelForSemanticSegmentation,
     AutoProcessor,
 )
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from .models.classifiers import register_auto_classes
 from .models.ofb_swin import OfbSwinConfig, OfbSwinForImageClassification, OfbSwinModel, OfbSwinPreTrainedModel
 from .models.ofb_vit import (
     OfbViTConfig,
@@ -40,21 +38,12 @@ __version__ = "0.1.0"
 
 AutoConfig.register(SuperSamConfig.model_type, SuperSamConfig)
 AutoConfig.register(SuperSamVisionConfig.model_type, SuperSamVisionConfig)
-AutoConfig.register(OfbViTConfig.model_type, OfbViTConfig)
-AutoConfig.register(OfbSwinConfig.model_type, OfbSwinConfig)
 AutoModel.register(SuperSamConfig, SuperSamModel)
 AutoModel.register(SuperSamVisionConfig, SuperSamVisionModel)
-AutoModel.register(OfbViTConfig, OfbViTModel)
-AutoModel.register(OfbSwinConfig, OfbSwinModel)
 AutoModelForMaskGeneration.register(SuperSamConfig, SuperSamModel)
-AutoModelForImageClassification.register(OfbViTConfig, OfbViTForImageClassification)
-AutoModelForImageClassification.register(OfbSwinConfig, OfbSwinForImageClassification)
-AutoModelForSemanticSegmentation.register(OfbViTConfig, OfbViTForSemanticSegmentation)
 AutoImageProcessor.register(SuperSamConfig, image_processor_classes={"pil": SuperSamImageProcessor})
-# for a folder whose processor config names no class; on PIL, so that it needs no torchvision
-AutoImageProcessor.register(OfbViTConfig, image_processor_classes={"pil": ViTImageProcessorPil})
-AutoImageProcessor.register(OfbSwinConfig, image_processor_classes={"pil": ViTImageProcessorPil})
 AutoProcessor.register(SuperSamConfig, SuperSamProcessor)
+register_auto_classes()
 
 # What a notebook needs beyond the models; loaded when first asked for, so that the import stays quick.
 _LAZY = {

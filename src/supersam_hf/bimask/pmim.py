@@ -197,8 +197,13 @@ class PatchMasking(nn.Module):
         def hook(module: nn.Module, args: tuple, hidden_states: torch.Tensor) -> torch.Tensor | None:
             if self.mask is None:
                 return None
-            wanted = len(hidden_states), self.squares
-            if self.mask.shape != wanted or hidden_states.shape[1] - special != self.squares * self.across**2:
+            wanted, patches = (len(hidden_states), self.squares), hidden_states.shape[1] - special
+            if patches != self.squares * self.across**2:
+                raise ValueError(
+                    f"The images have {patches} patches and the model's config says {self.squares * self.across**2}: "
+                    "give images of its `image_size`."
+                )
+            if self.mask.shape != wanted:
                 raise ValueError(f"`mask` must be of shape {wanted}, got {(*self.mask.shape,)}.")
             return mask_patches(hidden_states, self._patch_by_patch(self.mask), self.token)
 

@@ -1,6 +1,7 @@
 """`supersam-hf push`: a run, or the folder of a model or an adapter, published on the Hub."""
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def _push(args: argparse.Namespace) -> None:
         if args.output_dir is not None and folder.resolve() != target.resolve():
             _keep(folder, target)
         if args.dry_run:
-            _print_contents(folder, args.tags or (), args.repo_id)
+            _print_contents(folder, args.tags or (), args.repo_id, version or args.revision)
             return
         commit = push(
             folder,
@@ -105,6 +106,8 @@ def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str | None]:
     folder = Path(args.source)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
+    if (folder / "segmenter" / "config.json").is_file():
+        return _segmenter(folder, args, options)
     if not (folder / "start.json").is_file():
         if args.name is not None:
             raise ValueError(f"`--name` picks from a run's folder; {folder} is none (it has no start.json).")
@@ -119,6 +122,18 @@ def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str | None]:
     return found.model, {**found.export_arguments(), **options}, found.version
 
 
+def _segmenter(
+    folder: Path, args: argparse.Namespace, options: dict[str, Any]
+) -> tuple[Path, dict[str, Any], str | None]:
+    """Of a run of `supersam-hf segment`: its folder lies as it is published."""
+    if args.name not in (None, "segmenter"):
+        raise ValueError(f"`--name` is {args.name!r}; a run of `supersam-hf segment` has its segmenter only.")
+    results = folder / "results.json"
+    pinned = args.revision is None and not args.create_pr and results.is_file()
+    weights = json.loads(results.read_text(encoding="utf-8"))["weights"][:8] if pinned else None
+    return folder / "segmenter", options, None if weights is None else f"weights-{weights}"
+
+
 def _keep(folder: Path, target: Path) -> None:
     """A copy of the files that are published of a folder that is complete as it lies."""
     from ..files import check_empty
@@ -130,11 +145,11 @@ def _keep(folder: Path, target: Path) -> None:
         shutil.copyfile(path, target / name)
 
 
-def _print_contents(folder: Path, tags: Sequence[str], repo_id: str) -> None:
+def _print_contents(folder: Path, tags: Sequence[str], repo_id: str, revision: str | None) -> None:
     from ..hub.contents import files_of
     from ..hub.push import Upload
 
-    print(Upload(folder, tags, repo_id).card)
+    print(Upload(folder, tags, repo_id, revision).card)
     files = files_of(folder)
     for name, path in files.items():
         print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)

@@ -27,7 +27,8 @@ CITYSCAPES: dict[int, str] = {
     **{27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
 }
 ADE20K_CLASSES = 150
-VALIDATION = ("val", "validation")
+# Names of a split that mean the same, and what is read where images lie in no folder of a split.
+TRAINING, VALIDATION, ALL = ("train", "training"), ("validation", "val"), "all"
 LOOKED_FOR = (
     "leftImg8bit/ and gtFine/ (cityscapes), images/ and annotations/ (ade20k), images/ and labels/ (label_maps)"
 )
@@ -140,15 +141,20 @@ def cityscapes_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def folder_pairs(root: Path, maps: str, split: str) -> list[tuple[Path, Path]]:
-    """`images/[<split>/]<stem>.*` with `<maps>/[<split>/]<stem>.png`; ADE20K's splits are called training and
-    validation."""
-    for name in (split, "training" if split == "train" else "validation", ""):
+    """`images/<split>/<stem>.*` with `<maps>/<split>/<stem>.png`, or of the split "all" without the folders; ADE20K's
+    splits are called training and validation."""
+    same = next((names for names in (TRAINING, VALIDATION) if split in names), ())
+    for name in [""] if split == ALL else dict.fromkeys((split, *same)):
         images, labels = root / "images" / name, root / maps / name
-        if images.is_dir() and (name == "" or labels.is_dir()):
+        if images.is_dir() and labels.is_dir():
             break
-    names = image_names(images) if images.is_dir() else []
-    pairs = [(images / name, labels / f"{Path(name).stem}.png") for name in names]
-    return _checked(pairs, f"{root / 'images'} or {root / 'images' / split}")
+    else:
+        raise ValueError(
+            f"There is no {root / 'images' / split} with {root / maps / split}; a source may have {LOOKED_FOR}. Of "
+            f"images without a folder a split, say that all are meant: `--data.train_split {ALL}`."
+        )
+    pairs = [(images / name, labels / f"{Path(name).stem}.png") for name in image_names(images)]
+    return _checked(pairs, str(images))
 
 
 def _checked(pairs: list[tuple[Path, Path]], looked_in: str) -> list[tuple[Path, Path]]:

@@ -82,7 +82,8 @@ class SemanticDataset(Samples):
         return _padded(image, self.side, 0), _padded(labels, self.side, IGNORED)
 
     def _tensors(self, image: Image.Image, labels: Image.Image) -> dict[str, torch.Tensor]:
-        steps = {"do_resize": False, "do_center_crop": False}
+        crop = {"do_center_crop": False} if hasattr(self.image_processor, "do_center_crop") else {}
+        steps = {"do_resize": False, **crop}
         pixel_values = self.image_processor(image, return_tensors="pt", **steps)["pixel_values"][0]
         return {"pixel_values": pixel_values, "labels": torch.from_numpy(np.array(labels, dtype=np.int64))}
 

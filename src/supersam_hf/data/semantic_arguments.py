@@ -28,7 +28,8 @@ class SemanticArguments:
     label_maps (images/ and labels/, ids from 0), foreground (two classes: any source of objects), auto: by what lies
     there."""
     train_split: str = "train"
-    """Split to train on; of foreground, a slice such as "train[:90%]" is understood."""
+    """Split to train on; of foreground, a slice such as "train[:90%]" is understood; of label maps that lie in no
+    folder of a split, "all"."""
     eval_split: str = "validation"
     """Split to evaluate on; "val" and "validation" mean the same."""
     max_train_images: int | None = None

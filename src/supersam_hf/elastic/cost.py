@@ -1,24 +1,23 @@
 """Parameters and multiply-accumulates in closed form: no model is built.
 
-Of a SAM and its subnets; configs of classifiers are passed on to `vit_cost` and `swin_cost`.
+Of a SAM and its subnets; configs of classifiers are passed on to the modules of their families.
 """
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from transformers import DeiTConfig, SamConfig, SwinConfig, ViTConfig
+from transformers import SamConfig
 
 from ..models.supersam.configuration_supersam import SuperSamVisionConfig
 from ..models.supersam.elastic_supersam import Subnet
 from . import swin_cost, vit_cost
-from .swin_cost import SwinShape
-from .vit_cost import ViTShape
 
 
 # A box is its two corners; a lone point gets a padding point beside it.
 TOKENS_PER_PROMPT = 2
-# OfbViTConfig is a ViTConfig, OfbSwinConfig a SwinConfig
-Classifier = ViTConfig | DeiTConfig | ViTShape | SwinConfig | SwinShape
+# One module a family of classifiers: its `SHAPE`, the stock `CONFIGS` that it counts (ours are subclasses of them),
+# `count_parameters` and `count_macs` of a shape.
+CLASSIFIERS: tuple[Any, ...] = (vit_cost, swin_cost)
 # transformers' decoder layers do not read `attention_downsample_rate`; only the final attention does.
 LAYER_DOWNSAMPLE_RATE = 2
 
@@ -120,7 +119,7 @@ class SamShape:
 
 
 def count_parameters(
-    config: SamConfig | SamShape | Classifier,
+    config: Any,
     subnet: Subnet | None = None,
     weights_only: bool = False,
 ) -> int:
@@ -130,7 +129,7 @@ def count_parameters(
 
     Args:
         config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or the config of an image
-            classifier (ViT, DeiT, Swin, and OFB's), a [`ViTShape`] or a [`SwinShape`].
+            classifier (ViT, DeiT, Swin, and OFB's), or its shape.
         subnet ([`Subnet`], *optional*): Counts this subnet as if it were extracted; the whole model if left out.
         weights_only (`bool`): Counts only tensors named `.weight`, as the numbers in the SuperSAM paper (section IV)
             do: no biases, no absolute, relative or shared positional embeddings.
@@ -138,10 +137,10 @@ def count_parameters(
     Raises:
         ValueError: If `config` is neither that of a whole SAM nor of a classifier, or the subnet does not fit it.
     """
-    if isinstance(config, Classifier):
+    family = _family(config)
+    if family is not None:
         _check_no_subnet(subnet)
-        shape = classifier_shape(config)
-        return (swin_cost if isinstance(shape, SwinShape) else vit_cost).count_parameters(shape, weights_only)
+        return family.count_parameters(classifier_shape(config), weights_only)
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
     # 1 where tensors not named `.weight` count, 0 where they do not
     rest = 0 if weights_only else 1
@@ -151,7 +150,7 @@ def count_parameters(
 
 
 def count_macs(
-    config: SamConfig | SamShape | Classifier,
+    config: Any,
     subnet: Subnet | None = None,
     num_prompts: int = 0,
 ) -> int:
@@ -162,7 +161,7 @@ def count_macs(
 
     Args:
         config (`SamConfig` or [`SamShape`]): Of the supernet or of a standalone model. Or the config of an image
-            classifier (ViT, DeiT, Swin, and OFB's), a [`ViTShape`] or a [`SwinShape`].
+            classifier (ViT, DeiT, Swin, and OFB's), or its shape.
         subnet ([`Subnet`], *optional*): Counts this subnet; the whole model if left out.
         num_prompts (`int`): 0 counts the image encoder alone, k > 0 the whole model for k prompts of one box or one
             point each. One mask a prompt or three cost the same.
@@ -171,12 +170,12 @@ def count_macs(
         ValueError: If `config` is neither that of a whole SAM nor of a classifier, the subnet does not fit it or
             `num_prompts` is negative, or not 0 for a classifier.
     """
-    if isinstance(config, Classifier):
+    family = _family(config)
+    if family is not None:
         if num_prompts != 0:
             raise ValueError(f"`num_prompts` must be 0 for an image classifier, got {num_prompts}.")
         _check_no_subnet(subnet)
-        shape = classifier_shape(config)
-        return (swin_cost if isinstance(shape, SwinShape) else vit_cost).count_macs(shape)
+        return family.count_macs(classifier_shape(config))
     if num_prompts < 0:
         raise ValueError(f"`num_prompts` must be 0 (image encoder alone) or more, got {num_prompts}.")
     shape = config if isinstance(config, SamShape) else SamShape.from_config(config)
@@ -191,11 +190,21 @@ def _check_no_subnet(subnet: Subnet | None) -> None:
         raise ValueError("A classifier has no `subnet`s: its config says what it is; give `subnet=None`.")
 
 
-def classifier_shape(config: Classifier) -> Any:
-    """The [`ViTShape`] or [`SwinShape`] of the config of an image classifier."""
-    if isinstance(config, (ViTShape, SwinShape)):
-        return config
-    return SwinShape.from_config(config) if isinstance(config, SwinConfig) else ViTShape.from_config(config)
+def classifier_shape(config: Any) -> Any:
+    """The shape of the config of an image classifier ([`ViTShape`], [`SwinShape`]); a shape as it is.
+
+    Raises:
+        ValueError: If no family has such configs.
+    """
+    family = _family(config)
+    if family is None:
+        raise ValueError(f"`config` must be that of an image classifier, got {type(config).__name__}.")
+    return config if isinstance(config, family.SHAPE) else family.SHAPE.from_config(config)
+
+
+def _family(config: Any) -> Any:
+    """The module of a classifier's config or shape; None of anything else."""
+    return next((module for module in CLASSIFIERS if isinstance(config, (module.SHAPE, *module.CONFIGS))), None)
 
 
 def _layer_shapes(vision: Any) -> tuple[LayerShape, ...]:

@@ -134,4 +134,6 @@ def block_macs(shape: SwinShape, stage: int, width: int, mlp_dim: int) -> int:
     return 2 * padded * width * (2 * hidden + window) + 2 * tokens * hidden * mlp_dim
 
 
-__all__ = ["SwinShape", "block_macs", "count_macs", "count_parameters"]
+SHAPE, CONFIGS = SwinShape, (SwinConfig,)
+
+__all__ = ["CONFIGS", "SHAPE", "SwinShape", "block_macs", "count_macs", "count_parameters"]

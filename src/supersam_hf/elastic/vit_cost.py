@@ -133,4 +133,6 @@ def _tokens_and_classifiers(config: ViTConfig | DeiTConfig) -> tuple[int, int]:
     return 1, 1
 
 
-__all__ = ["ViTShape", "count_macs", "count_parameters"]
+SHAPE, CONFIGS = ViTShape, (ViTConfig, DeiTConfig)
+
+__all__ = ["CONFIGS", "SHAPE", "ViTShape", "count_macs", "count_parameters"]

@@ -15,7 +15,7 @@ TAGS = {
     "supersam_subnet": ["supersam", "segment-anything", "neural-architecture-search", "pruning", "supersam_hf"],
     "supersam_supernet": ["supersam", "segment-anything", "neural-architecture-search", "supernet", "supersam_hf"],
     "ofb_subnet": ["ofb", "neural-architecture-search", "pruning", "supersam_hf"],
-    "segmenter": ["ofb", "setr", "semantic-segmentation", "pruning", "supersam_hf"],
+    "segmenter": ["setr", "semantic-segmentation", "ofb", "pruning", "supersam_hf"],
     "adapter": ["supersam", "segment-anything", "supersam_hf"],
 }
 # Others are of SAMs.

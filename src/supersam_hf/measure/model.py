@@ -5,33 +5,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from transformers import (
-    DeiTForImageClassification,
-    DeiTForImageClassificationWithTeacher,
-    PreTrainedModel,
-    SwinForImageClassification,
-    ViTForImageClassification,
-)
+from transformers import DeiTForImageClassificationWithTeacher, PreTrainedModel
 
 from ..elastic.cost import SamShape, classifier_shape, count_macs, count_parameters
-from ..models.classifiers import CLASSIFIER_CLASSES
-from ..models.ofb_vit import OfbViTConfig
+from ..models.classifiers import CLASSIFIERS
 from ..models.supersam.configuration_supersam import SuperSamConfig
 from ..models.supersam.elastic_supersam import Subnet
 from .hardware import hardware
 from .latency import Latency, measure_latency
 from .memory import measure_peak_memory
-
-
-CLASSIFIERS = (
-    *CLASSIFIER_CLASSES,
-    ViTForImageClassification,
-    DeiTForImageClassification,
-    DeiTForImageClassificationWithTeacher,
-    SwinForImageClassification,
-)
-# those that can be brought to another input size
-RESIZABLE = (SuperSamConfig.model_type, OfbViTConfig.model_type)
 
 
 @dataclass(frozen=True)
@@ -172,7 +154,8 @@ def _as_asked(model: Any, image_size: int | None, dtype: torch.dtype | None) -> 
 
 
 def _is_classifier(model: Any) -> bool:
-    return isinstance(model, CLASSIFIERS)
+    """One of ours, or a stock one whose checkpoints they load."""
+    return model.config.model_type in CLASSIFIERS and "ForImageClassification" in type(model).__name__
 
 
 def _vision(model: Any) -> Any:
@@ -197,8 +180,8 @@ def _check(model: Any, subnet: Subnet | None, image_size: int | None, *, batch_s
             raise ValueError("`subnet` and `num_prompts` are for SAMs; a classifier takes images alone.")
     else:
         _check_sam(model, subnet)
-    own_size, stock = _vision(model).image_size, model.config.model_type not in RESIZABLE
-    if stock and image_size not in (None, own_size):
+    own_size = _vision(model).image_size
+    if not hasattr(model, "resized") and image_size not in (None, own_size):
         raise ValueError(
             f"`image_size` of a {type(model).__name__} is its own, {own_size}, got {image_size}; SuperSamModel and "
             "OfbViTForImageClassification can be brought to another."

@@ -4,7 +4,14 @@ package here."""
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+)
 
 from . import ofb_swin, ofb_vit
 
@@ -19,6 +26,18 @@ CLASSIFIERS: dict[str, Any] = {
 CLASSIFIER_CLASSES: tuple[Any, ...] = tuple(package.CLASSIFIER for package in PACKAGES)
 # Not every family has one.
 SEGMENTER_CLASSES: tuple[Any, ...] = tuple(package.SEGMENTER for package in PACKAGES if hasattr(package, "SEGMENTER"))
+
+
+def register_auto_classes() -> None:
+    """Makes transformers' Auto classes know every family."""
+    for package in PACKAGES:
+        config = package.CLASSIFIER.config_class
+        AutoConfig.register(config.model_type, config)
+        AutoModel.register(config, package.BACKBONE)
+        AutoModelForImageClassification.register(config, package.CLASSIFIER)
+        AutoImageProcessor.register(config, image_processor_classes={"pil": package.PROCESSOR})
+    for segmenter in SEGMENTER_CLASSES:
+        AutoModelForSemanticSegmentation.register(segmenter.config_class, segmenter)
 
 
 def classifier_class(name: str | Path, **hub: Any) -> Any:
@@ -47,4 +66,12 @@ def load_classifier(name: str | Path, *, revision: str | None = None, **kwargs: 
     return classifier_class(name, **hub).from_pretrained(name, **hub, **kwargs)
 
 
-__all__ = ["CLASSIFIERS", "CLASSIFIER_CLASSES", "PACKAGES", "SEGMENTER_CLASSES", "classifier_class", "load_classifier"]
+__all__ = [
+    "CLASSIFIERS",
+    "CLASSIFIER_CLASSES",
+    "PACKAGES",
+    "SEGMENTER_CLASSES",
+    "classifier_class",
+    "load_classifier",
+    "register_auto_classes",
+]

@@ -156,7 +156,7 @@ def resized_processor(processor: Any, image_size: int) -> Any:
     """The image processor for square inputs of `image_size` px; the margin that a centre crop leaves off stays in
     proportion."""
     square = {"height": image_size, "width": image_size}
-    if not processor.do_center_crop:
+    if not getattr(processor, "do_center_crop", False):
         processor.size = type(processor.size)(**square)
         return processor
     before = processor.crop_size["height"]

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import AutoImageProcessor
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
+from ..data.image_dataset import processor_side
 from ..data.label_maps import load_label_maps
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
 from ..files import write_json
+from ..hub.folder import export
 from ..models.ofb_vit import OfbViTForSemanticSegmentation
 from ..segmentation import evaluate_segmenter
 from ..segmenter_recipe import SegmenterRecipe
@@ -21,6 +24,10 @@ from ..training.engine import Engine
 from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
 from .segmenter_report import report
+
+
+# What a segmenter that is there may be evaluated with anew.
+EVALUATION = ("data.eval_split", "data.max_eval_images", "data.num_workers")
 
 
 def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
@@ -52,9 +59,8 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
         evaluate = metrics if recipe.train.eval_steps else None
         model = train_segmenter(model, loader, recipe.train, folder / "train", evaluate=evaluate)
         if state.is_main_process:
-            model.save_pretrained(saved)
-            training.image_processor.save_pretrained(saved)
             write_json(folder / "recipe.json", asdict(recipe))
+            export(model, saved, processor=published_processor(training.image_processor))
         state.wait_for_everyone()
     else:
         _check_same(recipe, folder)
@@ -62,6 +68,18 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
     if not state.is_main_process:
         return {}
     return report(recipe, model, evaluation, folder)
+
+
+def published_processor(processor: Any) -> SegformerImageProcessorPil:
+    """The backbone's normalisation, whole images at its size, and what transformers' pipeline does with logits."""
+    side = processor_side(processor)
+    return SegformerImageProcessorPil(
+        size={"height": side, "width": side},
+        resample=processor.resample,
+        rescale_factor=processor.rescale_factor,
+        image_mean=processor.image_mean,
+        image_std=processor.image_std,
+    )
 
 
 def datasets(recipe: SegmenterRecipe, folder: Path) -> tuple[SemanticDataset, SemanticDataset]:
@@ -106,12 +124,16 @@ def new_segmenter(recipe: SegmenterRecipe, label_names: list[str]) -> OfbViTForS
 def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
     made = json.loads((folder / "recipe.json").read_text())
     wanted = json.loads(json.dumps(asdict(recipe)))
-    for name in ("model", "train"):
-        if made[name] != wanted[name]:
-            changed = [f"{name}.{key}" for key in wanted[name] if wanted[name][key] != made[name].get(key)]
-            raise ValueError(
-                f"{folder}/segmenter was made with other values of {changed}: give another `output_dir`, or remove it."
-            )
+    changed = [
+        f"{name}.{key}"
+        for name in ("model", "data", "train")
+        for key, value in wanted[name].items()
+        if value != made[name].get(key) and f"{name}.{key}" not in EVALUATION
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder}/segmenter was made with other values of {changed}: give another `output_dir`, or remove it."
+        )
 
 
 __all__ = ["datasets", "new_segmenter", "run_segmenter"]

@@ -1,5 +1,6 @@
 """What a trained segmenter is worth: metrics, latency, a picture, its model card."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def report(recipe: SegmenterRecipe, model: Any, evaluation: SemanticDataset, fol
     text = table(results, found)
     (folder / "results.md").write_text(text)
     plot_segmentation(_samples(model, evaluation, recipe.stride), evaluation.label_names, folder / "overlays.png")
+    shutil.copyfile(folder / "overlays.png", folder / "segmenter" / "overlays.png")
     card = model_card(segmenter_facts(recipe, results, model.config, folder))
     (folder / "segmenter" / "README.md").write_text(signed(card), encoding="utf-8")
     print(text)

@@ -65,7 +65,8 @@ class EngineArguments:
         if not 0 < self.min_lr_ratio <= 1:
             raise ValueError(f"`min_lr_ratio` must lie in (0, 1], got {self.min_lr_ratio}.")
         if not 0 <= self.warmup_steps < self.max_steps:
-            raise ValueError(f"`warmup_steps` must lie in 0 to max_steps - 1, got {self.warmup_steps}.")
+            last = f"max_steps - 1 = {self.max_steps - 1}"
+            raise ValueError(f"`warmup_steps` must lie in 0 to {last}, got {self.warmup_steps}.")
 
 
 def lr_factor(step: int, args: EngineArguments) -> float:

@@ -50,12 +50,12 @@ def train_bimask(
         meter ([`CostMeter`], *optional*): Counts what the training costs.
 
     Returns:
-        `tuple`: The found network, standalone, and the report: budget, size, architecture, and what the budget's rule
-        had to remove (`enforced`).
+        `tuple`: The found network, standalone, its config's `search` saying how it was found; and the report: budget,
+        size, architecture, and what the budget's rule had to remove (`enforced`).
 
     Raises:
-        ValueError: If no network of the space meets the budget (saying what the smallest is), labels do not fit, or
-            the space cannot be had from this model.
+        ValueError: If no network of the space meets the budget (saying what the smallest is), labels do not fit, the
+            space cannot be had from this model, or images are not of its size.
         NonFiniteLossError: If a loss term becomes NaN or infinite, naming step and term.
     """
     check_labels(model, loader)
@@ -139,7 +139,9 @@ class BiMaskTrainer:
         self.begin(engine)
         engine.fit(self.step, evaluate, "bi-mask search")
         steps = {name: getattr(args, name) for name in ("max_steps", "search_steps", "preset", "seed")}
-        return deploy(masked), self.search.report() | steps
+        found, report = deploy(masked), self.search.report() | steps
+        found.config.search = report
+        return found, report
 
     def begin(self, engine: Engine) -> None:
         """Before the first step, of the run or of its continuation."""
@@ -222,6 +224,16 @@ class BiMaskTrainer:
         engine.prepare_again()
 
 
+def _check_size(pixel_values: torch.Tensor, image_size: int) -> None:
+    """A model that takes images of any size would be searched at one and its budget counted at another."""
+    size = tuple(pixel_values.shape[-2:])
+    if size != (image_size, image_size):
+        raise ValueError(
+            f"The images are of {size[0]} x {size[1]} px and the model's config says {image_size}, at which its "
+            "budget is counted: give an image processor of the model's size, or the model at theirs."
+        )
+
+
 class ClassifierTerms:
     """Classification, with Mixup, CutMix and distillation, and masked image modelling."""
 
@@ -241,6 +253,7 @@ class ClassifierTerms:
     ) -> dict[str, torch.Tensor]:
         """L_train and L_rec of Eq. 8, from one forward."""
         args, config = self.args, cast(Any, self.search.masked.model.config)
+        _check_size(batch["pixel_values"], config.image_size)
         mix = args.mix_after if self.search.over else args.mix
         images, targets = mix_batch(batch, mix, config.num_labels, generator)
         mask = None

@@ -96,11 +96,8 @@ def train_sam_bimask(
     freeze_prompt_encoder(model)
     search = new_search(model, args.space, args, Path(output_dir))
     context = {"space": vars(args.space), "data": data_context(loader)}
-    found, report = BiMaskTrainer(search, args, MaskTerms(args.loss)).fit(
-        loader, Path(output_dir), context, evaluate, meter
-    )
-    found.config.search = report
-    return found, report
+    trainer = BiMaskTrainer(search, args, MaskTerms(args.loss))
+    return trainer.fit(loader, Path(output_dir), context, evaluate, meter)
 
 
 __all__ = ["SamBiMaskArguments", "encoder_space", "train_sam_bimask"]

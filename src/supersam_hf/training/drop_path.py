@@ -1,9 +1,12 @@
-"""Stochastic depth, put on a ViT for the time of a training."""
+"""Stochastic depth, put on a vision transformer for the time of a training."""
 
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
+
+from .encoder_blocks import attention_of, encoder_blocks
 
 
 __all__ = ["DropPath"]
@@ -18,8 +21,8 @@ class DropPath:
     generator's.
 
     Args:
-        model (`PreTrainedModel`): [`OfbViTForImageClassification`] or alike, or a ViT, DeiT or Swin of transformers,
-            whose own rate counts for nothing until `remove`.
+        model (`PreTrainedModel`): Any whose blocks have an attention and an MLP that each end in a linear layer; a
+            rate of its own (as Swin has) counts for nothing until `remove`.
         rate (`float`): In [0, 1). 0: no hooks.
 
     Raises:
@@ -31,18 +34,30 @@ class DropPath:
             raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {rate}.")
         self.handles: list[Any] = []
         self._own: list[tuple[Any, float]] = []
-        layers = _layers(model)
-        for i, layer in enumerate(layers):
-            rate_of_layer = rate * i / max(1, len(layers) - 1)
-            own: Any = getattr(layer, "drop_path", None)
-            if hasattr(own, "drop_prob"):
-                self._own.append((own, own.drop_prob))
-                own.drop_prob = 0.0
-            if rate_of_layer > 0:
-                # The last linear layer of each residual branch: without its output, bias included, the branch is zero.
-                # Swin's output projection sees windows; its attention's branch ends in a module of its own.
-                for branch in (getattr(layer, "drop_path", layer.attention.o_proj), layer.mlp.fc2):
-                    self.handles.append(branch.register_forward_hook(partial(drop_path, rate=rate_of_layer)))
+        blocks = list(encoder_blocks(model).values())
+        for i, block in enumerate(blocks):
+            self._silence(block)
+            if i and rate > 0:
+                self._hook(block, rate * i / (len(blocks) - 1))
+
+    def _silence(self, block: nn.Module) -> None:
+        module: Any
+        for module in block.modules():
+            if hasattr(module, "drop_prob"):
+                self._own.append((module, module.drop_prob))
+                module.drop_prob = 0.0
+
+    def _hook(self, block: Any, rate: float) -> None:
+        """On the last linear layer of each residual branch: without its output, bias included, the branch is zero."""
+        batch: list[int] = []
+
+        def see(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            batch[:] = [len(args[0] if args else kwargs["hidden_states"])]
+
+        self.handles.append(block.register_forward_pre_hook(see, with_kwargs=True))
+        for branch in (attention_of(block), block.mlp):
+            linear = [module for module in branch.modules() if isinstance(module, nn.Linear)][-1]
+            self.handles.append(linear.register_forward_hook(partial(drop_path, rate=rate, batch=batch)))
 
     def remove(self) -> None:
         """Takes the hooks off the model."""
@@ -54,15 +69,14 @@ class DropPath:
         self._own.clear()
 
 
-def _layers(model: Any) -> list[Any]:
-    """Every block with an attention and an MLP, in their order."""
-    base = model.base_model
-    return list(base.layers) if hasattr(base, "layers") else [b for stage in base.encoder.layers for b in stage.blocks]
+def drop_path(module: nn.Module, inputs: Any, output: torch.Tensor, rate: float, batch: list[int]) -> torch.Tensor:
+    """Forward hook: zeroes the output of a random share `rate` of the images, in training.
 
-
-def drop_path(module: torch.nn.Module, inputs: Any, output: torch.Tensor, rate: float) -> torch.Tensor:
-    """Forward hook: zeroes the output of shape `(batch, ...)` for a random share `rate` of the batch, in training."""
+    Args:
+        output (`torch.Tensor` of shape `(batch * windows, ...)`): Of windows, those of an image one after the other.
+        batch (`list[int]`): The number of images.
+    """
     if not module.training:
         return output
-    keep = output.new_empty(output.shape[:1] + (1,) * (output.ndim - 1)).bernoulli_(1 - rate)
-    return output * keep / (1 - rate)
+    keep = output.new_empty(batch[0]).bernoulli_(1 - rate).repeat_interleave(len(output) // batch[0])
+    return output * keep.view(-1, *(1,) * (output.ndim - 1)) / (1 - rate)

@@ -21,7 +21,7 @@ def segmenter_facts(recipe: SegmenterRecipe, results: dict[str, Any], config: An
     """
     base, data = source(str(recipe.model.name), folder), data_source(asdict(recipe.data), folder)
     pruned = bool(config.is_heterogeneous)
-    timed = results.get("latency")
+    timed, same = results.get("latency"), recipe.data.train_split == recipe.data.eval_split
     row = Row(
         "this model",
         results["parameters"],
@@ -52,12 +52,15 @@ def segmenter_facts(recipe: SegmenterRecipe, results: dict[str, Any], config: An
         limits=[
             f"Tells {len(results['label_names'])} classes apart: {', '.join(results['label_names'][:20])}"
             f"{', …' if len(results['label_names']) > 20 else ''}.",
-            f"Takes images of {config.image_size} px a side; larger ones by windows, as in its evaluation.",
+            f"Evaluated by windows of {config.image_size} px at the images' own size, averaged where they overlap "
+            "(`supersam_hf.segmentation.predict`); the pipeline resizes the whole image to one window.",
+            *(["Evaluated on the images that it was trained on."] if same else []),
             seed_limit({"training": recipe.train.seed, "data": recipe.data.seed}),
         ],
         hardware=ran_on,
         versions={name: str(version) for name, version in versions.items() if version is not None},
         eval_split=recipe.data.eval_split,
+        figures={"overlays.png": "Evaluation images, their labels and the predictions"},
         extra={"classes": list(zip(results["label_names"], results["class_ious"]))},
         cut=pruned,
     )
