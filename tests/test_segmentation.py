@@ -340,6 +340,9 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     argv += ["--output_dir", str(tmp_path / "run"), "--train.max_steps", "4", "--model.segmentation_channels", "8"]
     argv += ["--data.train_split", "all", "--data.eval_split", "all"]
     argv += ["--data.batch_size", "2", "--train.eval_steps", "2", "--train.warmup_steps", "0", "--repeats", "1"]
+    assert main([*argv, "--dry_run"]) == 0
+    assert "4 steps of 2 images" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
     assert main(argv) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["num_images"], results["label_names"]) == (6, ["0", "1", "2"])
@@ -384,4 +387,5 @@ def test_every_recipe_fills_a_run(path: Path) -> None:
     own = parser()
     values = vars(own.instantiate(own.parse_args(["--config", str(path)])))
     values.pop("config")
+    values.pop("dry_run")
     assert SegmenterRecipe(**values).output_dir == f"runs/{path.stem}"

@@ -64,7 +64,7 @@ def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_para
     if smallest > budget.limit:
         raise ValueError(
             f"`max_{kind}` of {limit:g} cannot be met: the smallest network of this `space` has {smallest:,} "
-            f"({smallest / budget.original:.1%} of {budget.original:,}). Raise it, or widen the `space`."
+            f"({smallest / budget.original:.1%} of {budget.original:,}). Raise it, or widen the search's space."
         )
     return budget
 

@@ -12,6 +12,7 @@ def parser() -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog="supersam-hf segment", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
+    parser.add_argument("--dry_run", action="store_true", help="tell sizes, images and steps, and stop")
     parser.add_class_arguments(SegmenterRecipe)
     return parser
 
@@ -26,11 +27,12 @@ def main(argv: list[str]) -> int:
     try:
         parsed = vars(own.instantiate(values))
         parsed.pop("config", None)
+        dry_run = parsed.pop("dry_run")
         recipe = SegmenterRecipe(**parsed)
-        from ..pipeline.segmenter import run_segmenter
+        from ..pipeline.segmenter import run_segmenter, tell_plan
 
         with explained():
-            run_segmenter(recipe)
+            (tell_plan if dry_run else run_segmenter)(recipe)
     except (ValueError, OSError, TrainingError) as error:
         print(f"supersam-hf segment: {error}", file=sys.stderr)
         return 2

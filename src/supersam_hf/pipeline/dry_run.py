@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 
-from ..elastic.cost import count_macs, count_parameters
+from ..elastic.cost import SamShape, count_macs, count_parameters
 from ..elastic.importance import count_evaluations, most_removed
 from ..hub.tables import duration
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
@@ -13,6 +13,7 @@ from ..recipe import Recipe
 from ..training.arguments import EngineArguments
 from .context import Run, stands_alone
 from .estimate import SamTimes, model_config, new_model, sandwich_memory, time_pieces
+from .mask_search import shape_line, space_lines
 from .plan_lines import (
     Images,
     checkpoint_lines,
@@ -110,6 +111,13 @@ def _model_lines(plan: Plan) -> list[str]:
     name = "a SAM of its own" if recipe.pretrain.enabled else recipe.model.name
     vision: Any = config.vision_config
     lines = [f"model: {name}, {vision.image_size} px, {vision.num_hidden_layers} layers of {vision.hidden_size}"]
+    if plan.stages == ["bimask"]:
+        shape, args = SamShape.from_config(config), recipe.bimask
+        return [
+            *lines,
+            shape_line("original", shape) + " (encoder)",
+            *space_lines(shape, args.space, args.max_macs, args.max_params),
+        ]
     if space is None:
         return [*lines, _subnet_line("as it is", config, None)]
     ranked = recipe.rank_layers.enabled and recipe.space.prunable_layers is None

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..bimask.budget import make_budget
+from ..bimask.cost import number_of_networks, smallest_shape
+from ..bimask.space import SearchSpace
+from ..elastic.cost import count_macs, count_parameters
 from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
 
 
@@ -29,4 +33,24 @@ def told(report: dict[str, Any]) -> str:
     return f"found {report[kind]:,} {unit} ({share:.1%} of the original; budget {report['budget']:,}), {how}{cuts};"
 
 
-__all__ = ["plot_mask_search", "told"]
+def space_lines(shape: Any, space: SearchSpace, max_macs: float | None, max_params: float | None) -> list[str]:
+    """Of a search that has not begun: the smallest network, how many there are, and the budget.
+
+    Raises:
+        ValueError: If no network of the space meets the budget, or there is not exactly one.
+    """
+    budget, smallest = make_budget(shape, space, max_macs, max_params), smallest_shape(shape, space)
+    kind = {"macs": "MACs", "params": "parameters"}[budget.kind]
+    return [
+        shape_line("smallest", smallest),
+        f"  {number_of_networks(shape, space):.3g} networks",
+        f"  budget          {budget.limit:,} {kind} ({budget.fraction:.1%})",
+    ]
+
+
+def shape_line(name: str, shape: Any) -> str:
+    """What a network of these sizes costs."""
+    return f"  {name:<15} {count_parameters(shape):,} parameters, {count_macs(shape) / 1e9:,.4g} GMACs an image"
+
+
+__all__ = ["plot_mask_search", "shape_line", "space_lines", "told"]

@@ -6,12 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..bimask.budget import make_budget
-from ..bimask.cost import number_of_networks, smallest_shape
 from ..bimask.families import family_of
 from ..bimask.masking import MaskedModel
 from ..data.classification import stream_classification
-from ..elastic.cost import classifier_shape, count_macs, count_parameters
+from ..elastic.cost import classifier_shape, count_parameters
 from ..hub.tables import duration
 from ..measure.latency import measure_latency
 from ..measure.training_memory import training_memory
@@ -19,6 +17,7 @@ from ..models.classifiers import CLASSIFIERS, classifier_class
 from ..ofb_recipe import OfbRecipe
 from ..training.arguments import EngineArguments
 from ..training.pretrain_classifier import new_classifier
+from .mask_search import shape_line, space_lines
 from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
 from .plan_lines import (
@@ -93,26 +92,14 @@ def _model_lines(recipe: OfbRecipe, config: Any, searched: bool) -> list[str]:
     shape, space = classifier_shape(config), recipe.space
     name = "a ViT of its own" if recipe.pretrain.enabled else recipe.model.name
     lines = [f"model: {name}, {shape.image_size} px, {len(shape.mlp_dims)} layers of {_widths(shape)}"]
-    lines.append(_shape_line("original", shape))
-    if not searched:
-        return lines
-    budget = make_budget(shape, space, recipe.search.max_macs, recipe.search.max_params)
-    lines.append(_shape_line("smallest", smallest_shape(shape, space)))
-    kind = "MACs" if budget.kind == "macs" else "parameters"
-    return [
-        *lines,
-        f"  {number_of_networks(shape, space):.3g} networks",
-        f"  budget          {budget.limit:,} {kind} ({budget.fraction:.1%})",
-    ]
+    lines.append(shape_line("original", shape))
+    limits = recipe.search.max_macs, recipe.search.max_params
+    return [*lines, *(space_lines(shape, space, *limits) if searched else [])]
 
 
 def _widths(shape: Any) -> str:
     """Of the embedding, or of every stage."""
     return ", ".join(map(str, family_of(shape).stream_widths(shape)))
-
-
-def _shape_line(name: str, shape: Any) -> str:
-    return f"  {name:<15} {count_parameters(shape):,} parameters, {count_macs(shape) / 1e9:,.4g} GMACs an image"
 
 
 def _trainings(recipe: OfbRecipe) -> dict[str, EngineArguments]:

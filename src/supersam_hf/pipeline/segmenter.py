@@ -23,6 +23,7 @@ from ..segmenter_recipe import SegmenterRecipe
 from ..training.engine import Engine
 from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
+from .plan_lines import Images, checkpoint_lines, image_lines, training_lines
 from .segmenter_report import report
 
 
@@ -68,6 +69,28 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
     if not state.is_main_process:
         return {}
     return report(recipe, model, evaluation, folder)
+
+
+def tell_plan(recipe: SegmenterRecipe) -> None:
+    """Prints what a run would do; nothing is written.
+
+    Raises:
+        ValueError: As [`run_segmenter`].
+    """
+    folder = Path(recipe.output_dir)
+    training, evaluation = datasets(recipe, folder)
+    model = new_segmenter(recipe, training.label_names)
+    size, bytes_ = sum(p.numel() for p in model.parameters()), 4 * sum(p.numel() for p in model.parameters())
+    there = (folder / "segmenter" / "config.json").is_file()
+    lines = ["supersam-hf segment, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
+    lines += [*image_lines(Images(len(training), len(evaluation)), 0), f"  {len(training.label_names)} classes", ""]
+    lines += [f"model: {recipe.model.name}, SETR-{recipe.model.segmentation_head}, {model.config.image_size} px"]
+    lines += [f"  {size:,} parameters, auxiliary heads included", ""]
+    steps = training_lines(
+        "segment", recipe.train, recipe.data.batch_size, len(training), PartialState().num_processes
+    )
+    made = [f"{folder}/segmenter is there: it would be evaluated alone"]
+    print("\n".join([*lines, *(made if there else [*steps, *checkpoint_lines(bytes_, bytes_, recipe.train)])]))
 
 
 def published_processor(processor: Any) -> SegformerImageProcessorPil:
@@ -136,4 +159,4 @@ def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
         )
 
 
-__all__ = ["datasets", "new_segmenter", "run_segmenter"]
+__all__ = ["datasets", "new_segmenter", "published_processor", "run_segmenter", "tell_plan"]

@@ -71,7 +71,7 @@ def _searched_facts(
         budget=[mask_search.budget(report, config)],
         figures={"architecture.png": "Heads and widths kept, layer by layer"},
         cut=True,
-        extra={"why": mask_search.why(report), "prompt": prompt(records)},
+        extra={"why": mask_search.why(report), "prompt": prompt(records), "bimask": True, "tags": ["ofb"]},
         limits=limits(records, cut=True),
         **{**shared, "search_lines": mask_search.search_lines(report, pmim=False)},
     )
