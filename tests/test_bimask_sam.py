@@ -191,3 +191,4 @@ def test_the_verb_leaves_a_subnet_that_other_verbs_go_on_with(stock_folder: Path
     row = json.loads((tmp_path / "other" / "results.json").read_text())["rows"][0]
     assert row["params"] == report["params"]
     assert main(["bimask", *run, *steps, "--bimask.max_params", "0.01"]) == 2
+    assert main(["bimask", *run, *steps, "--bimask.max_params", "0.01", "--dry_run"]) == 2
