@@ -12,7 +12,7 @@ from typing import Any
 from .hub_options import add_hub_options
 
 
-NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter"
+NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter, segmenter"
 
 
 def parser() -> argparse.ArgumentParser:
