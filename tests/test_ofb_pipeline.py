@@ -119,6 +119,15 @@ def test_a_folder_begun_from_another_model_is_refused(finished: Path, capsys: py
     assert "was begun from another model" in capsys.readouterr().err
 
 
+def test_a_folder_of_a_supersam_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Both may have trained their model themselves; `--redo` would make that one anew."""
+    (tmp_path / "start.json").write_text('{"pretrain": true}')
+    assert main(argv(tmp_path)) == 2
+    told = capsys.readouterr().err
+    assert "was begun from another model" in told
+    assert "method" in told
+
+
 def test_a_subnet_that_is_not_the_reports_is_refused(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -26,7 +26,8 @@ class OfbRun(RunFolder):
     recipe: OfbRecipe
 
     def __init__(self, recipe: OfbRecipe) -> None:
-        start = {"pretrain": True} if recipe.pretrain.enabled else asdict(recipe.model)
+        # the method, so that a SuperSAM run's folder is not taken for one of its own
+        start = {"pretrain": True, "method": "ofb"} if recipe.pretrain.enabled else asdict(recipe.model)
         start.pop("attn_implementation", None)
         super().__init__(recipe, start)
 
