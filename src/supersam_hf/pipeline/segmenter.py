@@ -80,7 +80,7 @@ def tell_plan(recipe: SegmenterRecipe) -> None:
     folder = Path(recipe.output_dir)
     training, evaluation = datasets(recipe, folder)
     model = new_segmenter(recipe, training.label_names)
-    size, bytes_ = sum(p.numel() for p in model.parameters()), 4 * sum(p.numel() for p in model.parameters())
+    size = sum(p.numel() for p in model.parameters())
     there = (folder / "segmenter" / "config.json").is_file()
     lines = ["supersam-hf segment, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
     lines += [*image_lines(Images(len(training), len(evaluation)), 0), f"  {len(training.label_names)} classes", ""]
@@ -90,7 +90,7 @@ def tell_plan(recipe: SegmenterRecipe) -> None:
         "segment", recipe.train, recipe.data.batch_size, len(training), PartialState().num_processes
     )
     made = [f"{folder}/segmenter is there: it would be evaluated alone"]
-    print("\n".join([*lines, *(made if there else [*steps, *checkpoint_lines(bytes_, bytes_, recipe.train)])]))
+    print("\n".join([*lines, *(made if there else [*steps, *checkpoint_lines(4 * size, 4 * size, recipe.train)])]))
 
 
 def published_processor(processor: Any) -> SegformerImageProcessorPil:
