@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 import supersam_hf
 from supersam_hf import SuperSamConfig, SuperSamModel
 from supersam_hf.files import write_json
-from supersam_hf.measure import hardware, measure_latency
+from supersam_hf.measure import compare_latency, hardware, measure_latency
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -87,6 +87,19 @@ def _matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
 def floor_ms(macs: int, bytes: int, rates: Rates) -> float:
     """Milliseconds below which work cannot go that multiplies `macs` times and reads and writes `bytes` of memory."""
     return 1e3 * max(macs / rates.macs, bytes / rates.bytes)
+
+
+def latency_ratios(forwards: Mapping[str, Callable[[Any], Any]], inputs: Any, rounds: int) -> dict[str, float]:
+    """Time of each forward of these inputs over the first's, by name, in interleaved rounds."""
+    runs = {name: partial(forward, inputs) for name, forward in forwards.items()}
+    with torch.inference_mode():
+        return {name: timed.ratio for name, timed in compare_latency(runs, rounds).items()}
+
+
+def spread(values: Sequence[float], digits: int, scale: float = 100) -> str:
+    """Mean and standard deviation, in percent, or times another `scale`."""
+    deviation = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.mean(values):.{digits}f}{deviation}"
 
 
 def operations(run: Callable[[], Any], repeats: int = 5) -> dict[str, float]:

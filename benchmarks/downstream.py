@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import latency_ratios, spread
 
 from supersam_hf import OfbViTForSemanticSegmentation
 from supersam_hf.files import write_json
-from supersam_hf.measure import compare_latency, hardware
+from supersam_hf.measure import hardware
 from supersam_hf.models.classifiers import load_classifier
 from supersam_hf_cli import main as supersam_hf
 
@@ -83,9 +84,7 @@ def latencies(folders: dict[str, Path], load: Callable[[Path], Any]) -> dict[str
     models = {name: load(folder).eval() for name, folder in folders.items()}
     config = next(iter(models.values())).config
     pixels = torch.randn(1, config.num_channels, config.image_size, config.image_size)
-    forwards = {name: (lambda model=model: model(pixels)) for name, model in models.items()}
-    with torch.inference_mode():
-        return {name: timed.ratio for name, timed in compare_latency(forwards, 30).items()}
+    return latency_ratios(models, pixels, 30)
 
 
 def rows_of(args: argparse.Namespace, task: str, source: str, seed: int) -> list[Row]:
@@ -113,19 +112,14 @@ def table(rows: Sequence[Row], models: Sequence[str]) -> str:
         for name, own in by.items():
             cells = [name, f"{own[0]['params'] / 1e6:.2f} M", f"{own[0]['macs'] / 1e9:.4g}"]
             cells.append(f"{statistics.mean(row['latency_ratio'] for row in own):.2f}")
-            cells += [_spread([row[metric] for row in own]) for metric in metrics]
+            cells += [spread([row[metric] for row in own], 2) for metric in metrics]
             lines.append("| " + " | ".join([*cells, str(len(own))]) + " |")
         lines.append("")
         for name in models[1:]:
             gaps = [one[metrics[0]] - other[metrics[0]] for one, other in zip(by[name], by[models[0]])]
             each = ", ".join(f"{100 * gap:+.2f}" for gap in gaps)
-            lines += [f"{NAMES[metrics[0]]} of {name} - {models[0]}, by seed: {_spread(gaps)} ({each})", ""]
+            lines += [f"{NAMES[metrics[0]]} of {name} - {models[0]}, by seed: {spread(gaps, 2)} ({each})", ""]
     return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> str:
-    deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{deviation}"
 
 
 def main() -> None:

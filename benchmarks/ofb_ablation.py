@@ -15,8 +15,8 @@ Every method has the same images, steps, rates and augmentation and the same lim
 
 More of Table 5 by name (`--methods constant_mask no_entropy no_variance no_l1 ordinal_no_pmim`). `--methods`,
 `--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the work: start it
-once more when all are done, on a machine that does nothing else, for the latencies (a batch of `--latency_batch`, all
-models in turn, over the original's). Writes `results.{json,md}` in `output_dir`.
+once more when all are done, on a machine that does nothing else, for the latencies (batches of `--latency_batches`,
+all models in turn, over the original's). Writes `results.{json,md}` in `output_dir`.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import latency_ratios, spread
 
 from supersam_hf.bimask.cost import physical_shape
 from supersam_hf.bimask.extract import deploy
@@ -40,7 +41,7 @@ from supersam_hf.classification import evaluate_classifier
 from supersam_hf.cli import recipe_parser
 from supersam_hf.elastic.cost import count_macs, count_parameters
 from supersam_hf.files import write_json
-from supersam_hf.measure import compare_latency, hardware
+from supersam_hf.measure import hardware
 from supersam_hf.models.classifiers import load_classifier
 from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.pipeline.ofb_context import OfbRun
@@ -67,14 +68,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *VARIANTS))
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.75])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--latency_batch", type=int, default=1)
+    parser.add_argument("--latency_batches", type=int, nargs="+", default=[1], help="images")
     args, rest = parser.parse_known_args(sys.argv[1:])
     recipe = ofb_recipe(rest)
     for seed in args.seeds:
         for budget in args.budgets:
             for method in args.methods:
                 one(recipe, method, budget, seed)
-    summarise(Path(recipe.output_dir), args.latency_batch)
+    summarise(Path(recipe.output_dir), args.latency_batches)
 
 
 def ofb_recipe(argv: list[str]) -> OfbRecipe:
@@ -198,39 +199,57 @@ def latencies(folders: list[Path], batch: int) -> dict[str, float]:
     models = {folder.name: load_classifier(folder / "model").eval() for folder in folders}
     config = next(iter(models.values())).config
     pixels = torch.randn(batch, config.num_channels, config.image_size, config.image_size)
-    forwards = {name: (lambda model=model: model(pixels)) for name, model in models.items()}
-    with torch.inference_mode():
-        return {name: timed.ratio for name, timed in compare_latency(forwards, 15).items()}
+    return latency_ratios(models, pixels, 15)
 
 
-def summarise(folder: Path, batch: int) -> None:
+def summarise(folder: Path, batches: list[int]) -> None:
     paths = sorted(folder.glob("*/result.json"))
     rows = [json.loads(path.read_text()) for path in paths]
     if any(row["method"] == "original" for row in rows):
-        ratios = latencies([path.parent for path in paths], batch)
-        timed = {"latency_batch": batch, "latency_hardware": hardware("cpu")}
-        rows = [{**row, "latency_ratio": ratios[path.parent.name], **timed} for row, path in zip(rows, paths)]
+        for batch in batches:
+            ratios = latencies([path.parent for path in paths], batch)
+            for row, path in zip(rows, paths):
+                row.setdefault("latency_ratios", {})[str(batch)] = ratios[path.parent.name]
+                row["latency_hardware"] = hardware("cpu")
     write_json(folder / "results.json", rows)
-    lines = ["| budget | method | MACs | latency | top-1 | top-5 | runs |", "|---|---|---|---|---|---|---|"]
-    for budget in sorted({row["budget"] for row in rows}):
-        for method in dict.fromkeys((*METHODS, *VARIANTS)):
-            mine = [row for row in rows if (row["budget"], row["method"]) == (budget, method)]
-            if mine:
-                macs, top1, top5 = ([row[key] for row in mine] for key in ("macs", "top1", "top5"))
-                share = statistics.mean(macs) / mine[0]["original"]
-                timed = [row["latency_ratio"] for row in mine if "latency_ratio" in row]
-                latency = f"{statistics.mean(timed):.2f}" if timed else ""
-                cells = f"{share:.1%} | {latency} | {spread(top1)} | {spread(top5)} | {len(mine)}"
-                lines.append(f"| {budget:.0%} | {method} | {cells} |")
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([*table(rows), "", *gaps(rows)]) + "\n"
     (folder / "results.md").write_text(text)
     print(text)
 
 
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation in percent."""
-    deviation = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{deviation}"
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """A line a budget and method: means and standard deviations over the seeds."""
+    batches = list(dict.fromkeys(batch for row in rows for batch in row.get("latency_ratios", ())))
+    heads = ["budget", "method", "steps", "MACs", *(f"latency, batch of {batch}" for batch in batches)]
+    heads += ["top-1", "top-5", "runs"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for budget, method in groups(rows):
+        mine = [row for row in rows if (row["budget"], row["method"]) == (budget, method)]
+        steps = "" if method == "original" else str(mine[0]["steps"])
+        cells = [f"{budget:.0%}", method, steps, f"{statistics.mean(r['macs'] / r['original'] for r in mine):.1%}"]
+        cells += [f"{statistics.mean(row['latency_ratios'][batch] for row in mine):.2f}" for batch in batches]
+        cells += [spread([row[key] for row in mine], 1) for key in ("top1", "top5")]
+        lines.append(f"| {' | '.join([*cells, str(len(mine))])} |")
+    return lines
+
+
+def gaps(rows: list[dict[str, Any]]) -> list[str]:
+    """How far the search is from each other method, seed by seed."""
+    found = {(row["budget"], row["method"], row["seed"]): row["top1"] for row in rows}
+    lines = []
+    for budget, method in groups(rows):
+        seeds = [seed for b, m, seed in found if (b, m) == (budget, "bimask") and (budget, method, seed) in found]
+        apart = [found[budget, "bimask", seed] - found[budget, method, seed] for seed in seeds]
+        if apart and method != "bimask":
+            each = ", ".join(f"{100 * gap:+.1f}" for gap in apart)
+            lines.append(f"- {budget:.0%}: top-1 of bimask - {method}, by seed: {spread(apart, 1)} ({each})")
+    return lines
+
+
+def groups(rows: list[dict[str, Any]]) -> list[tuple[float, str]]:
+    """The budgets and methods that were run, in the order of the methods."""
+    methods = list(dict.fromkeys((*METHODS, *VARIANTS)))
+    return sorted({(row["budget"], row["method"]) for row in rows}, key=lambda one: (one[0], methods.index(one[1])))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from supersam_hf.plots import plot_benchmarks
 SCRIPTS = Path(__file__).parent
 RESULTS, QUICK_RESULTS = Path("benchmarks/results/bench"), Path("runs/bench-quick")
 # Those of models run once a dtype, and are in the figure.
-MODELS = ("encoder", "train_step", "search", "ofb_step", "subnet_latency")
+MODELS = ("encoder", "decoder", "train_step", "search", "ofb_step", "subnet_latency")
 OTHERS = ("loader", "import_time")
 HEADER = "| benchmark | dtype | what | ms | ratio (p10 to p90) | floor, ms | floor ÷ time | more |\n|" + "---|" * 8
 TOLD = ("name", "ms", "ratio", "ratio_p10", "ratio_p90", "floor_ms")

@@ -28,6 +28,7 @@ from supersam_hf.measure import compare_latency, example_inputs
 
 
 ALLOWED = 1.1
+SECTIONS = ("extracted", "subnet=", "deployed")
 TINY = {
     **{"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "mlp_dim": 192, "image_size": 64},
     **{"window_size": 3, "global_attn_indexes": [1, 4], "output_channels": 32, "num_pos_feats": 16},
@@ -43,21 +44,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Its own options."""
     parser.add_argument("--model", help="supernet: folder or id on the Hub (ViT-B of random weights)")
     parser.add_argument("--image_size", type=int, help="px a side, if not the model's own")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS, help="(all)")
     parser.add_argument("--rounds", type=int, default=10, help="interleaved rounds (10; 3 with --quick)")
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Rows of all sections."""
     rounds = 3 if args.quick else args.rounds
-    as_deployed = args.dtype == "fp32" and torch.device(args.device).type == "cpu"
+    as_deployed = args.dtype == "fp32" and torch.device(args.device).type == "cpu" and "deployed" in args.sections
     if as_deployed:  # now, not when everything else has been measured
         require_onnx()
         require_int8()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     model = load(args).to(args.device, dtype).eval()
     subnets, rates = named_subnets(model), measured_rates(args.device, args.dtype)
-    rows = against_macs(model, subnets, rates, rounds)
-    rows += inside_supernet(model, subnets, rounds)
+    rows = against_macs(model, subnets, rates, rounds) if "extracted" in args.sections else []
+    rows += inside_supernet(model, subnets, rounds) if "subnet=" in args.sections else []
     if as_deployed:
         for name in ("largest", "smallest"):
             rows += deployed(model.extract(subnets[name]).eval(), name, rounds)

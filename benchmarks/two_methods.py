@@ -23,10 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import latency_ratios, spread
+
 from supersam_hf import SuperSamModel, count_macs, count_parameters
 from supersam_hf.evaluation import evaluate
 from supersam_hf.files import write_json
-from supersam_hf.measure import compare_latency, example_inputs, hardware
+from supersam_hf.measure import example_inputs, hardware
 from supersam_hf.pipeline.context import Run
 from supersam_hf_cli import main as supersam_hf
 
@@ -95,8 +97,7 @@ def latencies(folders: dict[str, Path]) -> dict[str, float]:
     """Time of each one's image encoder over the original's, in interleaved rounds."""
     models = {name: SuperSamModel.from_pretrained(folder / "finetuned").eval() for name, folder in folders.items()}
     pixels = example_inputs(models["original"])["pixel_values"]
-    forwards = {name: (lambda model=model: model.get_image_embeddings(pixels)) for name, model in models.items()}
-    return {name: timed.ratio for name, timed in compare_latency(forwards, 15).items()}
+    return latency_ratios({name: model.get_image_embeddings for name, model in models.items()}, pixels, 15)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -106,7 +107,7 @@ def table(rows: Sequence[Row]) -> str:
         cells = [f"{statistics.mean(r['params'] for r in own) / 1e6:.2f} M"]
         cells.append(f"{statistics.mean(r['macs'] for r in own) / 1e9:.3f}")
         cells.append(f"{statistics.mean(r['latency_ratio'] for r in own):.2f}")
-        cells.append(_spread([row["miou"] for row in own]))
+        cells.append(spread([row["miou"] for row in own], 4, scale=1))
         cells.append(f"{statistics.mean(row['seconds']['find'] for row in own):.0f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     seeds = sorted({row["seed"] for row in rows})
@@ -114,12 +115,9 @@ def table(rows: Sequence[Row]) -> str:
     lines.append("")
     for method in list(METHODS)[1:]:
         gaps = [by[method, seed] - by["SuperSAM", seed] for seed in seeds]
-        lines.append(f"{method} - SuperSAM, by seed: {_spread(gaps)} ({', '.join(f'{gap:+.4f}' for gap in gaps)})")
+        each = ", ".join(f"{gap:+.4f}" for gap in gaps)
+        lines.append(f"{method} - SuperSAM, by seed: {spread(gaps, 4, scale=1)} ({each})")
     return "\n".join(lines) + "\n"
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0:.4f}"
 
 
 def recipe_run(common: list[str], folder: Path) -> Run:

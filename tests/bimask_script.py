@@ -1,6 +1,6 @@
 """A bi-mask search for tests, and in processes of its own where it is killed or spread over two.
 
-usage: bimask_script.py OUTPUT_DIR [KILL_AFTER_STEP | bf16 | gradients]
+usage: bimask_script.py OUTPUT_DIR [KILL_AFTER_STEP | bf16 | gradients | sam]
 """
 
 import os
@@ -11,10 +11,14 @@ from typing import Any
 import torch
 from classify_script import stripes, tiny_vit
 
+from supersam_hf import SuperSamConfig, SuperSamModel, SuperSamProcessor
 from supersam_hf.bimask.space import SearchSpace
+from supersam_hf.data import DataArguments, PromptDataset, build_loader
+from supersam_hf.data.shapes import shapes
 from supersam_hf.models.ofb_vit import OfbViTForImageClassification
 from supersam_hf.training.bimask import BiMaskTrainer, train_bimask
-from supersam_hf.training.bimask_arguments import BiMaskArguments
+from supersam_hf.training.bimask_arguments import BiMaskArguments, MaskSearchArguments
+from supersam_hf.training.bimask_sam import SamBiMaskArguments, train_sam_bimask
 from supersam_hf.training.engine import Engine
 
 
@@ -48,14 +52,32 @@ def search(
     return train_bimask(tiny_vit(), SearchSpace(), stripes(batch_size=batch_size), args, output_dir, evaluate=evaluate)
 
 
-def gradients(folder: Path, rogue: bool = False) -> None:
+def search_vit(args: MaskSearchArguments, folder: Path, rank: int, world: int) -> None:
+    train_bimask(tiny_vit(), SearchSpace(), stripes(24, batch_size=12 // world), args, folder)
+
+
+def search_sam(args: MaskSearchArguments, folder: Path, rank: int, world: int) -> None:
+    """One object an image, so that each process has as many."""
+    from conftest import randomised, tiny_config
+
+    model = randomised(SuperSamModel(SuperSamConfig(**tiny_config().to_dict())))
+    data, processor = DataArguments(max_objects=1, min_area=20), SuperSamProcessor.for_config(model.config)
+    dataset = PromptDataset(shapes(24, image_size=64, seed=3), processor.image_processor, data, training=True)
+    train_sam_bimask(model, build_loader(dataset, 12 // world, rank=rank, world=world), args, folder)
+
+
+def gradients(folder: Path, rogue: bool = False, sam: bool = False) -> None:
     """Gradients of the first step, one file a process; then the search goes on, and its shapes after each cut.
 
     Without what is drawn for each process apart: masked patches, dropped paths. `rogue`: rank 1 weighs its losses
     otherwise.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    args = search_arguments(pmim=False, drop_path_rate=0.0, max_steps=12, search_steps=12, resume_from_checkpoint=None)
+    values: dict[str, Any] = {"max_steps": 12, "search_steps": 12, "resume_from_checkpoint": None}
+    args: MaskSearchArguments = search_arguments(pmim=False, drop_path_rate=0.0, **values)
+    if sam:
+        values |= {"prune_steps": 3, "warmup_steps": 0, "alpha_learning_rate": 0.3, "save_steps": 0, "max_macs": 0.7}
+        args = SamBiMaskArguments(**values)
     if rogue and rank == 1:
         args.l1_attention, args.l1_other = 0.2, 0.2
     found: dict[str, Any] = {"shapes": []}
@@ -75,7 +97,7 @@ def gradients(folder: Path, rogue: bool = False) -> None:
         return step(trainer, engine, batches)
 
     BiMaskTrainer.step = first_step
-    train_bimask(tiny_vit(), SearchSpace(), stripes(24, batch_size=12 // world), args, folder)
+    (search_sam if sam else search_vit)(args, folder, rank, world)
     BiMaskTrainer.step = step
     torch.save(found, folder / f"gradients-{world}-{rank}{'-rogue' if rogue else ''}.pt")
 
@@ -83,9 +105,9 @@ def gradients(folder: Path, rogue: bool = False) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     option = sys.argv[2] if len(sys.argv) > 2 else ""
-    if option == "gradients":
-        gradients(folder)
-        gradients(folder, rogue=True)
+    if option in ("gradients", "sam"):
+        gradients(folder, sam=option == "sam")
+        gradients(folder, rogue=True, sam=option == "sam")
         sys.exit()
     arguments = search_arguments(mixed_precision="bf16") if option == "bf16" else None
     found, report = search(folder, arguments, kill_after=int(option) if option.isdigit() else None)

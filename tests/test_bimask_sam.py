@@ -1,6 +1,7 @@
 """Bi-masks on a SAM's image encoder: masked, cut, extracted and reloaded are the same function; cost; training."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,12 @@ def test_the_verb_leaves_a_subnet_that_other_verbs_go_on_with(stock_folder: Path
     log = [json.loads(line) for line in (tmp_path / "run" / "bimask" / "log.jsonl").read_text().splitlines()]
     assert [0 <= line["miou"] <= 1 for line in log if "miou" in line] == [True, True]
     told = publication(tmp_path / "run", "subnet").card
-    assert "the network that a bi-mask search found" in str(told)
-    assert f"{report['params']:,}" in str(told)
+    assert "the network that a bi-mask search found" in told
+    assert f"{report['params']:,}" in told
+    assert f"| original | {report['original']['params']:,} |" in told
+    assert "Trained on generated shapes: split `train`." in told
+    assert "4 steps of 2 images" in told
+    assert re.search(r"^\| bimask \|", told, re.MULTILINE)  # what it cost
     assert main(["finetune", *run, "--finetune.max_steps", "2", "--finetune.warmup_steps", "0"]) == 0
     other = ["--output_dir", str(tmp_path / "other"), "--model.name", str(tmp_path / "run" / "finetuned"), *data]
     assert main(["evaluate", *other]) == 0

@@ -199,11 +199,13 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max((a[name] - b[name]).abs().max().item() / scale for name, scale in scales.items() if scale > 1e-7)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_several_processes_give_the_gradients_and_the_cuts_of_one(processes: int, tmp_path: Path) -> None:
-    gradients(tmp_path)
+@pytest.mark.parametrize(
+    ("option", "processes"), [("gradients", 2), pytest.param("gradients", 3, marks=pytest.mark.slow), ("sam", 2)]
+)
+def test_several_processes_give_the_gradients_and_the_cuts_of_one(option: str, processes: int, tmp_path: Path) -> None:
+    gradients(tmp_path, sam=option == "sam")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(SCRIPT), str(tmp_path), "gradients"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(SCRIPT), str(tmp_path), option]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 

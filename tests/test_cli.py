@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 import supersam_hf_cli
-from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, recipe_class, recipe_parser
+from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, continue_run, recipe_class, recipe_parser
 from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.recipe import Recipe
 from supersam_hf_cli import OFB_VERBS, VERBS, main
@@ -70,6 +71,7 @@ def test_every_lazy_name_exists() -> None:
 
     for name in supersam_hf.__all__:
         assert getattr(supersam_hf, name) is not None
+    assert set(supersam_hf.__all__) <= set(dir(supersam_hf))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = supersam_hf.nonsense
 
@@ -150,6 +152,8 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
         (["run", "--train.max_steps", "many", "--model.name", "x"], "train.max_steps"),
         (["run", "--train.max_steps", "-1", "--model.name", "x"], "`max_steps` must be 1 or more, got -1"),
         (["run", "--model.nam", "x"], "model.nam"),
+        (["run", "--model.name", "runs/no/such"], "no such folder"),
+        (["ofb", "run", "--model.name", "./vit"], "no such folder"),
         (["run", "--pretrain.enabled", "true", "--redo", "nothing"], "`redo` must be one of"),
         (["ofb", "serach"], "supersam-hf ofb: unknown verb 'serach'"),
         (["ofb", "run"], "`model.name` is missing"),
@@ -172,8 +176,28 @@ def test_bad_options_are_named(
         code = main(argv)
     except SystemExit as ended:
         code = ended.code
+    told = capsys.readouterr().err
     assert code == 2
-    assert message in capsys.readouterr().err
+    assert message in told
+    assert len(told.splitlines()) < 6  # not the hundreds of lines of a usage
+
+
+def test_a_verb_in_the_folder_of_a_run_takes_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    parser = recipe_parser("search", "ofb")
+    recipe = ofb_recipe_of("search", "--model.name", "me/vit", "--search.max_macs", "0.4", "--data.source", "me/data")
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": asdict(recipe)}))
+    argv = ["--output_dir", str(tmp_path), "--search.max_steps", "7", "--search.search_steps", "4"]
+    continue_run(parser, argv, OfbRecipe)
+    found = vars(parser.instantiate(parser.parse_args(argv)))
+    assert (found["model"].name, found["data"].source, found["search"].max_macs) == ("me/vit", "me/data", 0.4)
+    assert (found["search"].max_steps, found["output_dir"]) == (7, str(tmp_path))
+    own = recipe_parser("search", "ofb")  # a recipe of its own: nothing is taken
+    continue_run(own, ["--config", "a.yaml", *argv], OfbRecipe)
+    assert own.get_defaults().model.name is None
+    assert main(["evaluate", "--output_dir", str(tmp_path)]) == 2
+    assert "holds a run of the other method" in capsys.readouterr().err
 
 
 def images_without_masks(folder: Path) -> None:

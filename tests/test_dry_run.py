@@ -1,5 +1,6 @@
 """Dry runs: the numbers that they tell, against closed forms and real steps; nothing is written."""
 
+import json
 import os
 import re
 import subprocess
@@ -131,6 +132,11 @@ def test_the_command_line_stops_after_telling(
         assert f"{(2 * 2) ** 5:,} subnets" in text  # layer 0 of 6 is protected
         for stage in ("rank-layers", "train", "search", "report", "together"):
             assert re.search(rf"^  {stage} +\d.* (s|min)\b", text, re.MULTILINE)
+    unranked = [*words, "--rank_layers.enabled", "false", "--dry_run"]
+    assert main([*unranked, "--search.max_params", "0.01"]) == 2
+    assert "No subnet of this space keeps `max_params`" in capsys.readouterr().err
+    assert main([*unranked, "--holdout_images", "500"]) == 2
+    assert "leaves none of 500 training images" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -146,6 +152,24 @@ def test_a_dry_run_of_ofb(vit_folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "run").exists()
     assert main([*words, "--search.max_macs", "0.001", "--dry_run"]) == 2
     assert "cannot be met" in capsys.readouterr().err
+    assert main([*words, "--holdout_images", "4000", "--dry_run"]) == 2
+    assert "leaves none of 4000 training images" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_ofb_has_a_head_for_the_classes_of_the_data(
+    vit_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of the same sizes and ten classes, and one of many that are not in the data, count alike."""
+    monkeypatch.chdir(tmp_path)
+    config = json.loads((vit_folder / "config.json").read_text())
+    for name, labels in (("ten", 10), ("many", 321)):
+        names = {str(i): f"class {i}" for i in range(labels)}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
+        argv = ["ofb", "run", "--model.name", str(tmp_path / name), "--data.source", "shapes", "--search.max_macs"]
+        assert main([*argv, "0.5", "--dry_run"]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  original"))
+    assert first == second
 
 
 def test_training_memory_of_a_chain_is_its_closed_form() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from supersam_hf import plots
 from supersam_hf.models.supersam.elastic_supersam import ElasticSpace, Subnet
+from supersam_hf.plots import layer_ranking, overlays, pareto, search, training, widths
 from supersam_hf.search.objective import Evaluation
 
 
@@ -33,7 +34,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         def savefig(self, fname: Any, **kwargs: Any) -> None:
             super().savefig(fname, dpi=40, **kwargs)
 
-    monkeypatch.setattr(plots.supersam, "Figure", KeptFigure)
+    for room in (layer_ranking, overlays, pareto, search, training, widths):
+        monkeypatch.setattr(room, "Figure", KeptFigure)
     return figures
 
 

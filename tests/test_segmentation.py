@@ -1,6 +1,7 @@
 """Semantic segmentation: SETR heads on whole and pruned backbones, windows, metrics, data, training."""
 
 import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -332,7 +333,22 @@ def test_objects_are_foreground() -> None:
     assert row["labels"].shape == (row["image"].height, row["image"].width)
 
 
-def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+REMOTE = """
+import json
+import sys
+
+import numpy as np
+from PIL import Image
+from transformers import pipeline
+
+segment = pipeline("image-segmentation", model=sys.argv[1], trust_remote_code=True)
+found = segment(Image.open(sys.argv[2]))
+assert "supersam_hf" not in sys.modules
+print(json.dumps({one["label"]: int((np.asarray(one["mask"]) > 0).sum()) for one in found}))
+"""
+
+
+def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture, bare_python: str) -> None:
     """Trained, evaluated and timed; run again it is evaluated alone; another model needs another folder."""
     tiny_vit().save_pretrained(tmp_path / "vit")
     processor().save_pretrained(tmp_path / "vit")
@@ -375,6 +391,12 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     covered = np.stack([np.asarray(one["mask"]) > 0 for one in found])
     assert covered.shape[1:] == (40, 52)
     assert (covered.sum(0) == 1).all()
+    assert "ofb" not in card.data.tags  # nothing was searched here
+    image = next((tmp_path / "data" / "images").glob("*.png"))
+    done = subprocess.run([bare_python, "-c", REMOTE, published, image], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    areas = {one["label"]: int((np.asarray(one["mask"]) > 0).sum()) for one in segment(Image.open(image))}
+    assert json.loads(done.stdout.splitlines()[-1]) == areas
     other = ["--train.max_steps", "5", "--data.flip", "false"]
     assert main([*argv, *other]) == 2
     assert "was made with other values of ['data.flip', 'train.max_steps']" in capsys.readouterr().err

@@ -5,12 +5,16 @@ import importlib
 import logging
 import os
 import sys
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from .files import flattened
 from .interruption import Interrupted, interruptible
 
+
+logger = logging.getLogger(__name__)
 
 Method = Literal["supersam", "ofb"]
 
@@ -54,10 +58,20 @@ def recipe_class(method: Method) -> Any:
     return Recipe
 
 
+class RecipeParser(ArgumentParser):
+    """Says what is wrong without the usage, whose hundreds of options would hide it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"{self.prog}: {message}\n`{self.prog} --help` lists what it reads.", file=sys.stderr)
+        self.exit(2)
+
+
 def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
     """A parser of every value of a method's recipe, whose help lists those that the verb reads."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
+    parser = RecipeParser(
         prog=_prog(verb, method), description=_description(verb, method), allow_abbrev=False, default_env=False
     )
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
@@ -132,16 +146,19 @@ def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
 
 
 def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
+    from .recipe import check_model_folder
     from .training.errors import TrainingError, explained
 
     parser = recipe_parser(verb, method)
-    values = parser.parse_args(argv)
     try:
+        continue_run(parser, argv, recipe_class(method))
+        values = parser.parse_args(argv)
         parsed = vars(parser.instantiate(values))
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
         dry_run = parsed.pop("dry_run")
         parsed.pop("config", None)
         recipe = recipe_class(method)(**parsed)
+        check_model_folder(recipe.model.name)
         with explained():
             if dry_run:
                 _tell_plan(verb, method, recipe)
@@ -152,6 +169,28 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
         print(f"{_prog(verb, method)}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def continue_run(parser: ArgumentParser, argv: list[str], kind: Any) -> None:
+    """Without a recipe of its own, a verb in the folder of a run takes what is not given from that run.
+
+    Raises:
+        ValueError: If the folder holds a run of the other method.
+    """
+    from .pipeline.run_record import FILE, read_record
+
+    seen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--config", "--output_dir"):
+        seen.add_argument(option)
+    given = seen.parse_known_args(argv)[0]
+    record = None if given.config or not given.output_dir else read_record(Path(given.output_dir))
+    if record is None:
+        return
+    recipe = record["recipe"]
+    if not set(recipe) <= set(kind.__dataclass_fields__):
+        raise ValueError(f"`output_dir` {given.output_dir} holds a run of the other method; choose another.")
+    parser.set_defaults(flattened(recipe))
+    logger.info(f"What is not given is as {Path(given.output_dir) / FILE} says.")
 
 
 def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A recipe: every value of a SuperSAM run, one section a stage. What the YAML files and the command line fill in."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from .data.arguments import DataArguments
@@ -47,6 +48,15 @@ class RunRecipe:
                     section.pop(key, None)
                 section.pop("logging_steps", None)
         return chosen
+
+
+def check_model_folder(name: str | None) -> None:
+    """`ValueError` for a path that is not there, which the Hub would call a wrong id."""
+    is_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
+    if is_path and not Path(str(name)).is_dir():
+        raise ValueError(
+            f"`model.name` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`)."
+        )
 
 
 @dataclass

@@ -4,13 +4,15 @@ import sys
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from ..cli import RecipeParser
+
 
 def parser() -> ArgumentParser:
     """Every value of a [`SegmenterRecipe`]."""
     from ..segmenter_recipe import SegmenterRecipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog="supersam-hf segment", description=__doc__, allow_abbrev=False, default_env=False)
+    parser = RecipeParser(prog="supersam-hf segment", description=__doc__, allow_abbrev=False, default_env=False)
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
     parser.add_argument("--dry_run", action="store_true", help="tell sizes, images and steps, and stop")
     parser.add_class_arguments(SegmenterRecipe)
@@ -19,6 +21,7 @@ def parser() -> ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Trains, evaluates and times; returns the exit code."""
+    from ..recipe import check_model_folder
     from ..segmenter_recipe import SegmenterRecipe
     from ..training.errors import TrainingError, explained
 
@@ -29,6 +32,7 @@ def main(argv: list[str]) -> int:
         parsed.pop("config", None)
         dry_run = parsed.pop("dry_run")
         recipe = SegmenterRecipe(**parsed)
+        check_model_folder(recipe.model.name)
         from ..pipeline.segmenter import run_segmenter, tell_plan
 
         with explained():

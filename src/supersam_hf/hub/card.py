@@ -21,7 +21,7 @@ TAGS = {
 # Others are of SAMs.
 TASKS = {"ofb_subnet": "image-classification", "segmenter": "image-segmentation"}
 # Said only of a model that is smaller than what it came from.
-CUT_TAGS = ("neural-architecture-search", "pruning")
+CUT_TAGS = ("neural-architecture-search", "pruning", "ofb")
 # The Hub's metric and its name for each quality of a row; others (such as the best of three masks) stay in the text.
 METRICS = {
     "mIoU": ("mean_iou", "mIoU over objects"),

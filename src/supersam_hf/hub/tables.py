@@ -95,8 +95,10 @@ def measured_on(facts: CardFacts) -> str:
         return ""
     batch, timing, ran_on = timed.latency["batch_size"], timed.latency["latency"], facts.hardware
     what = f"{batch} image{'s' * (batch != 1)}" + ("" if facts.kind in MACS else " with one box prompt each")
+    several = sum(row.latency is not None for row in facts.rows) > 1
+    rounds = "rounds, all models timed in turn in each" if several else "runs"
     text = (
-        f"Latency: median of {timing['repeats']} rounds, all models timed in turn in each, {what}, on "
+        f"Latency: median of {timing['repeats']} {rounds}, {what}, on "
         f"{ran_on['device']} ({ran_on['threads']} thread{'s' * (ran_on['threads'] != 1)}, torch {ran_on['torch']}); "
         "in brackets the 10th to 90th percentile."
     )

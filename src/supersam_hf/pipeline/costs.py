@@ -7,8 +7,11 @@ from typing import Any
 from ..measure.cost import Cost, read_sittings, total_cost
 
 
-# Of the pipelines of both methods.
-ORDER = ("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "finetune", "report")
+# Of the pipelines of both methods, and of the search that takes their place in a SAM.
+ORDER = (
+    *("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "bimask", "extract", "finetune"),
+    "report",
+)
 
 
 def cost_file(folder: Path, stage: str) -> Path:

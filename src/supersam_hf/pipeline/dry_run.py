@@ -1,6 +1,7 @@
 """`--dry_run` of SuperSAM: what a recipe would do and take, told without doing it. Nothing is written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from ..elastic.importance import count_evaluations, most_removed
 from ..hub.tables import duration
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
 from ..recipe import Recipe
+from ..search import Objective
 from ..training.arguments import EngineArguments
 from .context import Run, stands_alone
 from .estimate import SamTimes, model_config, new_model, sandwich_memory, time_pieces
@@ -49,7 +51,8 @@ def tell_plan(verb: str, recipe: Recipe) -> None:
     """Prints what the verb would do; by the main process.
 
     Raises:
-        ValueError: If a value does not fit the model, or the folder was begun from another one.
+        ValueError: If a value does not fit the model, no subnet keeps the budget, no image is left to train on, or the
+            folder was begun from another model.
         OSError: If the model's config cannot be had.
     """
     run: Run = planned(Run, recipe)
@@ -121,13 +124,23 @@ def _model_lines(plan: Plan) -> list[str]:
     if space is None:
         return [*lines, _subnet_line("as it is", config, None)]
     ranked = recipe.rank_layers.enabled and recipe.space.prunable_layers is None
-    later = " (until rank-layers has proposed some)" if ranked and "rank-layers" in plan.stages else ""
+    ranked = ranked and "rank-layers" in plan.stages
+    later = " (until rank-layers has proposed some)" if ranked else ""
     lines.append(f"  prunable layers {list(space.prunable_layers)}{later}, MLP windows {list(space.mlp_windows)}")
     if space.attention_windows:
         lines.append(f"  attention windows {list(space.attention_windows)}")
     lines.append(f"  {space.size:,} subnets")
     lines += [_subnet_line("largest", config, space.largest()), _subnet_line("smallest", config, space.smallest())]
+    if "search" in plan.stages and not ranked:
+        _check_budget(recipe, config, space)
     return lines
+
+
+def _check_budget(recipe: Recipe, config: SuperSamConfig, space: ElasticSpace) -> None:
+    """`ValueError` where a search would end before its first trial."""
+    budget = replace(recipe.search.budget, max_latency_ms=None)  # which has to be measured
+    costs = partial(count_parameters, config), partial(count_macs, config)
+    Objective(space, budget, *costs, quality=lambda subnet: 0.0, goal=recipe.search.goal)
 
 
 def _subnet_line(name: str, config: SuperSamConfig, subnet: Any) -> str:

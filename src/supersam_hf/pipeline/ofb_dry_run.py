@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from ..bimask.families import family_of
 from ..bimask.masking import MaskedModel
 from ..data.classification import stream_classification
+from ..data.shape_classes import CLASS_NAMES
 from ..elastic.cost import classifier_shape, count_parameters
 from ..hub.tables import duration
 from ..measure.latency import measure_latency
@@ -50,7 +51,8 @@ def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
     run: OfbRun = planned(OfbRun, recipe)
     if not run.state.is_main_process:
         return
-    off, images, config = switched_off(recipe), labelled_images(recipe), model_config(recipe)
+    off, names = switched_off(recipe), class_names(recipe)
+    images, config = labelled_images(recipe), model_config(recipe, names)
     stages = undone(run, STAGES, off) if verb == "run" else [verb]
     lines = [f"supersam-hf ofb {verb}, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
     lines += [*image_lines(images, recipe.holdout_images), "", *_model_lines(recipe, config, "search" in stages)]
@@ -75,16 +77,33 @@ def labelled_images(recipe: OfbRecipe) -> Images:
     return counted(data, lambda part: len(stream_classification(data, part)[0]))
 
 
-def model_config(recipe: OfbRecipe) -> Any:
-    """The config of the model that a run starts from; no weights are needed, a folder with `config.json` will do."""
+def class_names(recipe: OfbRecipe) -> list[str] | None:
+    """The dataset's classes; None where the data are not here, or in no parquet files."""
+    if recipe.data.source == "shapes":
+        return list(CLASS_NAMES)
+    try:
+        return stream_classification(recipe.data, "train")[1]
+    except (OSError, ValueError):  # what is wrong with them, the images' lines say
+        return None
+
+
+def model_config(recipe: OfbRecipe, names: list[str] | None) -> Any:
+    """The config of the model that a run starts from; no weights are needed, a folder with `config.json` will do.
+
+    Args:
+        names (`list[str]` or None): The dataset's classes, which the head is cut to or made for. Where they are not
+            known, a checkpoint keeps its own, and a model of the run's own has two.
+    """
     args = recipe.model
     if recipe.pretrain.enabled:
         with torch.device("meta"):
-            return new_classifier(recipe.pretrain, ["a", "b"]).config
+            return new_classifier(recipe.pretrain, ["a", "b"] if names is None else names).config
     hub: dict[str, Any] = {} if args.revision is None else {"revision": args.revision}
     config = classifier_class(str(args.name), **hub).config_class.from_pretrained(str(args.name), **hub)
     if args.image_size is not None:
         config.image_size = args.image_size
+    if names is not None:
+        config.id2label = dict(enumerate(names))
     return config
 
 
@@ -184,4 +203,4 @@ def _step_seconds(config: Any, recipe: OfbRecipe, name: str, args: EngineArgumen
     return (timed(size) if size > 1 else one) / 1e3 / size * wanted
 
 
-__all__ = ["labelled_images", "model_config", "tell_ofb_plan"]
+__all__ = ["class_names", "labelled_images", "model_config", "tell_ofb_plan"]

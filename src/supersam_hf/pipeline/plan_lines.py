@@ -45,8 +45,14 @@ def planned(run_class: Any, recipe: RunRecipe) -> Any:
 
 
 def image_lines(images: Images, held_out: int) -> list[str]:
-    """Sizes of the splits."""
-    left = None if images.train is None else max(0, images.train - held_out)
+    """Sizes of the splits.
+
+    Raises:
+        ValueError: If no image is left to train on.
+    """
+    if images.train is not None and images.train <= held_out:
+        raise ValueError(f"`holdout_images` of {held_out} leaves none of {images.train} training images; lower it.")
+    left = None if images.train is None else images.train - held_out
     lines = [
         f"  to train on    {_count(left)}, and {held_out:,} held out",
         f"  to evaluate on {_count(images.eval)}",

@@ -7,7 +7,7 @@ from .bimask import bimask
 from .context import Run
 from .page import write_page
 from .run_record import sitting
-from .runner import Stage, metered, on_main_process, run_stage, run_stages, stage_record
+from .runner import Stage, on_main_process, run_stage, run_stages, stage_record
 
 
 STAGES = {
@@ -44,6 +44,14 @@ STAGES = {
     ),
 }
 
+# Trainings that are no part of the pipeline: verbs of their own.
+LATER = {
+    "bimask": Stage(bimask, "subnet/config.json", ("data", "bimask", "holdout_images"), "bimask", parallel=True),
+    "finetune": Stage(
+        stages.finetune, "finetuned/config.json", ("data", "finetune", "holdout_images"), "finetune", parallel=True
+    ),
+}
+
 
 def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str = "") -> None:
     """Runs one verb of the command line."""
@@ -57,9 +65,8 @@ def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str 
 def _run_verb(run: Run, verb: str, redo: str | None, subnet: str) -> None:
     if verb == "run":
         run_pipeline(run, redo)
-    elif verb in ("bimask", "finetune"):
-        with metered(run, verb):
-            (bimask if verb == "bimask" else stages.finetune)(run)
+    elif verb in LATER:
+        run_stage(run, verb, LATER[verb])
     elif verb == "adapt":
         adapt(run)
     elif verb == "evaluate":

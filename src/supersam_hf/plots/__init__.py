@@ -2,18 +2,14 @@
 
 from .benchmarks import plot_benchmarks
 from .common import BLACK, OBJECT_COLORS, ORANGE, VERMILLION
+from .layer_ranking import plot_layer_ranking
 from .ofb import plot_architecture, plot_bimask, plot_losses, plot_macs
+from .overlays import overlay, plot_overlays
+from .pareto import plot_pareto
 from .samples import plot_samples
-from .supersam import (
-    overlay,
-    plot_layer_ranking,
-    plot_overlays,
-    plot_pareto,
-    plot_search,
-    plot_subnet,
-    plot_training,
-    plot_windows,
-)
+from .search import plot_search
+from .training import plot_training
+from .widths import plot_subnet, plot_windows
 
 
 __all__ = [

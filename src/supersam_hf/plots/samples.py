@@ -8,7 +8,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from .common import STYLE, check_path, save
-from .supersam import draw_prompts, overlay
+from .overlays import draw_prompts, overlay
 
 
 COLUMNS = 4

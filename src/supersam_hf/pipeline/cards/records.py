@@ -78,7 +78,7 @@ class RunRecords:
     @property
     def trained_on(self) -> dict[str, Any] | None:
         """The data arguments of a training of this run."""
-        trainings = (self.trained(stage) for stage in ("train", "search", "finetune", "adapt"))
+        trainings = (self.trained(stage) for stage in ("train", "search", "bimask", "finetune", "adapt"))
         return next((args["data"] for args in trainings if args is not None), None)
 
     @property

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...elastic.cost import count_parameters
-from ...hub.facts import CardFacts
+from ...hub.facts import CardFacts, Row
 from ...models.supersam import ElasticSpace, Subnet, SuperSamModel
 from . import mask_search
 from .lines import cost_note, data_lines
@@ -49,7 +49,7 @@ def subnet_facts(
         cut=cut,
         extra={"why": why(records, space), "prompt": prompt(records)},
         limits=limits(records, cut=cut),
-        **_shared(records, config, "finetune" if name == "finetuned" else None),
+        **_shared(records, config, *(["finetune"] if name == "finetuned" else [])),
     )
 
 
@@ -59,14 +59,17 @@ def _searched_facts(
     """Of a SAM that a bi-mask search found."""
     config: Any = model.config
     report, original = config.search, mask_search.original_architecture(records.folder / "bimask")
-    shared = _shared(records, config, "finetune" if name == "finetuned" else None)
+    shared = _shared(records, config, *(["bimask", "finetune"] if name == "finetuned" else ["bimask"]))
+    rows = subnet_rows(records, name, model, weights)
+    if not any(row.name == "original" for row in rows):
+        rows.insert(0, Row("original", **report["original"]))
     return CardFacts(
         kind="supersam_subnet",
         repo=repo,
         revision=revision,
         title=_title("SAM", repo, model),
         origin="the network that a bi-mask search found" + (", fine-tuned" if name == "finetuned" else ""),
-        rows=subnet_rows(records, name, model, weights),
+        rows=rows,
         layers=[] if original is None else mask_search.layers(original, report["architecture"]),
         budget=[mask_search.budget(report, config)],
         figures={"architecture.png": "Heads and widths kept, layer by layer"},
@@ -110,10 +113,11 @@ def supernet_facts(
     )
 
 
-def _shared(records: RunRecords, config: Any, training: str | None = None) -> dict[str, Any]:
+def _shared(records: RunRecords, config: Any, *more: str) -> dict[str, Any]:
+    """What the cards of all models of a run say; `more` trainings than the supernet's went into this one."""
     evaluated, hardware = records.evaluated_on, records.results.get("hardware")
     trainings = ["train"] if (records.folder / "supernet").is_dir() else []
-    trainings += [] if training is None else [training]
+    trainings += more
     costs = records.costs(*trainings)
     return {
         "base": records.base,

@@ -67,7 +67,11 @@ def search_lines(records: RunRecords) -> list[str]:
 
 def training_lines(records: RunRecords) -> list[str]:
     lines = []
-    for stage, what in (("pretrain", _pretrained(records)), ("finetune", "Fine-tuning")):
+    for stage, what in (
+        ("pretrain", _pretrained(records)),
+        ("bimask", "The search and the training of what it found"),
+        ("finetune", "Fine-tuning"),
+    ):
         args = records.trained(stage)
         if args is not None:
             lines.append(training_line(what, args))
