@@ -154,6 +154,8 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
         (["run", "--model.nam", "x"], "model.nam"),
         (["run", "--model.name", "runs/no/such"], "no such folder"),
         (["ofb", "run", "--model.name", "./vit"], "no such folder"),
+        (["run", "--config", str(ROOT / "recipes/ofb_vit/quickstart.yaml")], "of classifiers to `supersam-hf ofb`"),
+        (["ofb", "run", "--config", "bad.yaml"], "recipe bad.yaml: Problems parsing"),
         (["run", "--pretrain.enabled", "true", "--redo", "nothing"], "`redo` must be one of"),
         (["ofb", "serach"], "supersam-hf ofb: unknown verb 'serach'"),
         (["ofb", "run"], "`model.name` is missing"),
@@ -172,6 +174,7 @@ def test_bad_options_are_named(
     argv: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("a: [1\nb: 2\n")
     try:
         code = main(argv)
     except SystemExit as ended:
@@ -179,7 +182,7 @@ def test_bad_options_are_named(
     told = capsys.readouterr().err
     assert code == 2
     assert message in told
-    assert len(told.splitlines()) < 6  # not the hundreds of lines of a usage
+    assert len(told.splitlines()) < 8  # not the hundreds of lines of a usage
 
 
 def test_a_verb_in_the_folder_of_a_run_takes_its_values(

@@ -97,8 +97,9 @@ def test_a_finished_run_is_not_run_again(finished: Path, caplog: pytest.LogCaptu
     before = written()
     with caplog.at_level("INFO"):
         assert main(argv(finished)) == 0
+        assert main(["ofb", "run", "--output_dir", str(finished)]) == 0  # without its recipe: the run has it
     assert written() == before
-    assert caplog.text.count("done already") == 5
+    assert caplog.text.count("done already") == 2 * 5
 
 
 def test_other_values_are_refused_until_the_stage_is_redone(

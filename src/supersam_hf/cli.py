@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 Method = Literal["supersam", "ofb"]
 
+OWN_RECIPES = (
+    "Recipes of SAMs go to `supersam-hf VERB`, of classifiers to `supersam-hf ofb`, of segmenters to `segment`."
+)
 # Verbs with arguments of their own instead of a recipe: a module each in `commands/`.
 COMMANDS = ("convert", "experiment", "export", "prepare", "preview", "push", "report", "segment")
 # Which sections each verb reads; the others are accepted (a recipe has them all) but not listed in its help.
@@ -61,10 +65,20 @@ def recipe_class(method: Method) -> Any:
 class RecipeParser(ArgumentParser):
     """Says what is wrong without the usage, whose hundreds of options would hide it."""
 
+    recipe: str | None = None
+
+    def parse_args(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
+        self.recipe = _given(args or (), "config").config
+        return super().parse_args(args, namespace, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"{self.prog}: {message}\n`{self.prog} --help` lists what it reads.", file=sys.stderr)
+        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {message}"]
+        told.append(f"`{self.prog} --help` lists what it reads.")
+        if self.recipe:
+            told.append(OWN_RECIPES)
+        print(*told, sep="\n", file=sys.stderr)
         self.exit(2)
 
 
@@ -179,10 +193,7 @@ def continue_run(parser: ArgumentParser, argv: list[str], kind: Any) -> None:
     """
     from .pipeline.run_record import FILE, read_record
 
-    seen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--config", "--output_dir"):
-        seen.add_argument(option)
-    given = seen.parse_known_args(argv)[0]
+    given = _given(argv, "config", "output_dir")
     record = None if given.config or not given.output_dir else read_record(Path(given.output_dir))
     if record is None:
         return
@@ -191,6 +202,14 @@ def continue_run(parser: ArgumentParser, argv: list[str], kind: Any) -> None:
         raise ValueError(f"`output_dir` {given.output_dir} holds a run of the other method; choose another.")
     parser.set_defaults(flattened(recipe))
     logger.info(f"What is not given is as {Path(given.output_dir) / FILE} says.")
+
+
+def _given(argv: Sequence[str], *options: str) -> argparse.Namespace:
+    """What the command line says of a few options, before it is parsed as a whole."""
+    seen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in options:
+        seen.add_argument(f"--{option}")
+    return seen.parse_known_args(argv)[0]
 
 
 def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) -> None:
