@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         embedded = model.prompt_encoder(None, None, batch["input_boxes"], None)
         positions = model.get_image_wide_positional_embeddings().repeat(args.batch_size, 1, 1, 1)
 
-        def stock() -> list[torch.Tensor]:
+        def stock() -> torch.Tensor:
             found = [model.mask_decoder(embeddings, positions, *embedded, multimask_output=m)[0] for m in outputs]
             return torch.cat([masks.flatten(0, 1) for masks in found], dim=1)
 

@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 import supersam_hf_cli
-from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, continue_run, recipe_class, recipe_parser
+from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, recipe_class, recipe_parser
 from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.recipe import Recipe
 from supersam_hf_cli import OFB_VERBS, VERBS, main
@@ -185,22 +184,29 @@ def test_bad_options_are_named(
     assert len(told.splitlines()) < 8  # not the hundreds of lines of a usage
 
 
-def test_a_verb_in_the_folder_of_a_run_takes_its_values(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_a_run_keeps_the_values_that_it_was_begun_with(stock_folder: Path, tmp_path: Path) -> None:
+    """As given, so that what follows from other values still does; not what means one sitting."""
+    options = ["--model.name", str(stock_folder), "--output_dir", str(tmp_path / "run"), "--data.source", "shapes"]
+    options += ["--train.eval_steps", "5", "--train.milestone.miou", "0.7", "--bimask.max_steps", "40"]
+    options += ["--train.resume_from_checkpoint", "null"]
+    assert main(["extract", *options, "--subnet", "nothing.json"]) == 2  # begun, and ended early
+    kept = tmp_path / "run" / "recipe.yaml"
+    again = recipe_of("train", "--config", str(kept), "--bimask.max_steps", "60")
+    assert (again.model.name, again.train.milestone.miou) == (str(stock_folder), 0.7)
+    assert (again.bimask.search_steps, again.train.resume_from_checkpoint) == (30, "latest")
+    before = kept.read_bytes()
+    assert main(["extract", *options, "--subnet", "nothing.json", "--data.batch_size", "3"]) == 2
+    assert kept.read_bytes() == before
+
+
+def test_a_verb_without_values_in_the_folder_of_a_run_says_where_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    parser = recipe_parser("search", "ofb")
-    recipe = ofb_recipe_of("search", "--model.name", "me/vit", "--search.max_macs", "0.4", "--data.source", "me/data")
-    (tmp_path / "run.json").write_text(json.dumps({"recipe": asdict(recipe)}))
-    argv = ["--output_dir", str(tmp_path), "--search.max_steps", "7", "--search.search_steps", "4"]
-    continue_run(parser, argv, OfbRecipe)
-    found = vars(parser.instantiate(parser.parse_args(argv)))
-    assert (found["model"].name, found["data"].source, found["search"].max_macs) == ("me/vit", "me/data", 0.4)
-    assert (found["search"].max_steps, found["output_dir"]) == (7, str(tmp_path))
-    own = recipe_parser("search", "ofb")  # a recipe of its own: nothing is taken
-    continue_run(own, ["--config", "a.yaml", *argv], OfbRecipe)
-    assert own.get_defaults().model.name is None
+    (tmp_path / "recipe.yaml").write_text("model:\n  name: me/sam\n")
     assert main(["evaluate", "--output_dir", str(tmp_path)]) == 2
-    assert "holds a run of the other method" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "`model.name` is missing" in told
+    assert f"--config {tmp_path}/recipe.yaml" in told
 
 
 def images_without_masks(folder: Path) -> None:

@@ -135,7 +135,7 @@ def test_the_command_line_stops_after_telling(
     unranked = [*words, "--rank_layers.enabled", "false", "--dry_run"]
     assert main([*unranked, "--search.max_params", "0.01"]) == 2
     assert "No subnet of this space keeps `max_params`" in capsys.readouterr().err
-    assert main([*unranked, "--holdout_images", "500"]) == 2
+    assert main([*unranked, "--search.max_params", "0.9", "--holdout_images", "500"]) == 2
     assert "leaves none of 500 training images" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 

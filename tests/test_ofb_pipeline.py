@@ -97,7 +97,7 @@ def test_a_finished_run_is_not_run_again(finished: Path, caplog: pytest.LogCaptu
     before = written()
     with caplog.at_level("INFO"):
         assert main(argv(finished)) == 0
-        assert main(["ofb", "run", "--output_dir", str(finished)]) == 0  # without its recipe: the run has it
+        assert main(["ofb", "run", "--config", str(finished / "recipe.yaml")]) == 0
     assert written() == before
     assert caplog.text.count("done already") == 2 * 5
 

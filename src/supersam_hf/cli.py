@@ -5,17 +5,13 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from .files import flattened
 from .interruption import Interrupted, interruptible
 
-
-logger = logging.getLogger(__name__)
 
 Method = Literal["supersam", "ofb"]
 
@@ -68,7 +64,8 @@ class RecipeParser(ArgumentParser):
     recipe: str | None = None
 
     def parse_args(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
-        self.recipe = _given(args or (), "config").config
+        words = list(args or ())
+        self.recipe = words[words.index("--config") + 1] if "--config" in words[:-1] else None
         return super().parse_args(args, namespace, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -76,7 +73,7 @@ class RecipeParser(ArgumentParser):
             super().error(message, ex)
         told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {message}"]
         told.append(f"`{self.prog} --help` lists what it reads.")
-        if self.recipe:
+        if self.recipe and "not accept" in message:
             told.append(OWN_RECIPES)
         print(*told, sep="\n", file=sys.stderr)
         self.exit(2)
@@ -160,56 +157,44 @@ def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
 
 
 def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
+    from .pipeline.folder import RECIPE_FILE
     from .recipe import check_model_folder
     from .training.errors import TrainingError, explained
 
     parser = recipe_parser(verb, method)
+    values = parser.parse_args(argv)
+    kept = Path(values.output_dir) / RECIPE_FILE
     try:
-        continue_run(parser, argv, recipe_class(method))
-        values = parser.parse_args(argv)
         parsed = vars(parser.instantiate(values))
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
         dry_run = parsed.pop("dry_run")
         parsed.pop("config", None)
         recipe = recipe_class(method)(**parsed)
-        check_model_folder(recipe.model.name)
+        if not recipe.pretrain.enabled and not kept.exists():  # of a run that is done it may be gone
+            check_model_folder(recipe.model.name)
         with explained():
             if dry_run:
                 _tell_plan(verb, method, recipe)
             else:
-                _run_stage(verb, method, recipe, extra)
+                given = None if kept.exists() else begun_with(values, method)
+                _run_stage(verb, method, recipe, {**extra, "given": given})
     except (ValueError, OSError, TrainingError) as error:
         # What the user can mend: no traceback.
         print(f"{_prog(verb, method)}: {error}", file=sys.stderr)
+        if not values.config and kept.exists():
+            print(f"The values that this run was begun with: --config {kept}", file=sys.stderr)
         return 2
     return 0
 
 
-def continue_run(parser: ArgumentParser, argv: list[str], kind: Any) -> None:
-    """Without a recipe of its own, a verb in the folder of a run takes what is not given from that run.
-
-    Raises:
-        ValueError: If the folder holds a run of the other method.
-    """
-    from .pipeline.run_record import FILE, read_record
-
-    given = _given(argv, "config", "output_dir")
-    record = None if given.config or not given.output_dir else read_record(Path(given.output_dir))
-    if record is None:
-        return
-    recipe = record["recipe"]
-    if not set(recipe) <= set(kind.__dataclass_fields__):
-        raise ValueError(f"`output_dir` {given.output_dir} holds a run of the other method; choose another.")
-    parser.set_defaults(flattened(recipe))
-    logger.info(f"What is not given is as {Path(given.output_dir) / FILE} says.")
-
-
-def _given(argv: Sequence[str], *options: str) -> argparse.Namespace:
-    """What the command line says of a few options, before it is parsed as a whole."""
-    seen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in options:
-        seen.add_argument(f"--{option}")
-    return seen.parse_known_args(argv)[0]
+def begun_with(values: Any, method: Method) -> str:
+    """What a run was given, as YAML for its folder: a recipe without what is as by default, or means one sitting."""
+    given = values.clone()
+    for key in ("config", "dry_run", "redo", "subnet"):
+        given.pop(key, None)
+    for key in [key for key in given.keys() if key.endswith(".resume_from_checkpoint")]:
+        del given[key]
+    return recipe_parser("run", method).dump(given, skip_default=True)
 
 
 def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) -> None:

@@ -36,13 +36,18 @@ def from_image_folder(path: str | Path, split: str = "train") -> "Dataset":
     path = Path(path)
     splits = _split_folders(path)
     folder = splits[resolve_split(split, list(splits), f"{path} ({SEVERAL_PARTS})")]
-    names = sorted({child.name for root in splits.values() for child in _class_folders(root)})
+    names = image_folder_classes(path)
     if len(names) < 2:
         raise ValueError(f"{path} has only one folder of images, {names}; the layout needs a folder for each class.")
     rows = [(str(file), names.index(child.name)) for child in _class_folders(folder) for file in _images(child)]
     order = np.random.default_rng(ORDER_SEED).permutation(len(rows))
     columns = {"image": [rows[i][0] for i in order], "label": [rows[i][1] for i in order]}
     return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
+
+
+def image_folder_classes(path: Path) -> list[str]:
+    """The names of the classes, those of all splits together, in the order of their labels."""
+    return sorted({child.name for root in _split_folders(path).values() for child in _class_folders(root)})
 
 
 def image_folder_splits(path: Path) -> list[str]:

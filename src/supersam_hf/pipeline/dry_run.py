@@ -18,6 +18,7 @@ from .estimate import SamTimes, model_config, new_model, sandwich_memory, time_p
 from .mask_search import shape_line, space_lines
 from .plan_lines import (
     Images,
+    check_holdout,
     checkpoint_lines,
     device_line,
     image_lines,
@@ -51,8 +52,8 @@ def tell_plan(verb: str, recipe: Recipe) -> None:
     """Prints what the verb would do; by the main process.
 
     Raises:
-        ValueError: If a value does not fit the model, no subnet keeps the budget, no image is left to train on, or the
-            folder was begun from another model.
+        ValueError: If a value does not fit the model, no image is left to train on, the folder was begun from another
+            model, or, where the space is known, no subnet keeps the budget.
         OSError: If the model's config cannot be had.
     """
     run: Run = planned(Run, recipe)
@@ -95,6 +96,7 @@ def plan_lines(verb: str, plan: Plan) -> list[str]:
     left = None if left is None else left - recipe.holdout_images
     training = [name for name in TRAININGS if name in plan.stages]
     if training:
+        check_holdout(plan.images, recipe.holdout_images)
         lines += ["", "training"]
         weights, trained = _trained_bytes(plan)
         for name in training:
@@ -131,7 +133,8 @@ def _model_lines(plan: Plan) -> list[str]:
         lines.append(f"  attention windows {list(space.attention_windows)}")
     lines.append(f"  {space.size:,} subnets")
     lines += [_subnet_line("largest", config, space.largest()), _subnet_line("smallest", config, space.smallest())]
-    if "search" in plan.stages and not ranked:
+    known = not ranked and not any(plan.run.has_model(name) for name in ("reordered", "supernet"))
+    if "search" in plan.stages and known:  # a supernet that is there has a space of its own
         _check_budget(recipe, config, space)
     return lines
 

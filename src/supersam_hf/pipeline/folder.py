@@ -10,12 +10,15 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.skipped import SkipLog
-from ..files import changed_keys, write_json
+from ..files import changed_keys, write_json, write_whole
 from ..measure.cost import CostMeter
 from ..processes import join_processes
 from ..recipe import RunRecipe
 from ..spread import on_main, spread
 from ..training.launch import set_deterministic
+
+
+RECIPE_FILE = "recipe.yaml"
 
 
 class RunFolder:
@@ -65,6 +68,11 @@ class RunFolder:
                 )
         else:
             write_json(record, start)
+
+    def keep_recipe(self, given: str | None) -> None:
+        """Writes `recipe.yaml`, the values that the run was begun with, for later verbs to be given."""
+        if self.state.is_main_process and given is not None and not (self.folder / RECIPE_FILE).exists():
+            write_whole(self.folder / RECIPE_FILE, given)
 
     def has_model(self, name: str) -> bool:
         """Whether a model was saved under this name."""

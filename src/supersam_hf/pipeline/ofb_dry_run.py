@@ -1,6 +1,7 @@
 """`--dry_run` of OFB: what a recipe would do and take, told without doing it. Nothing is written."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from ..bimask.families import family_of
 from ..bimask.masking import MaskedModel
 from ..data.classification import stream_classification
+from ..data.image_folder import image_folder_classes, is_image_folder
 from ..data.shape_classes import CLASS_NAMES
 from ..elastic.cost import classifier_shape, count_parameters
 from ..hub.tables import duration
@@ -23,6 +25,7 @@ from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
 from .plan_lines import (
     Images,
+    check_holdout,
     checkpoint_lines,
     device_line,
     image_lines,
@@ -60,6 +63,7 @@ def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
         lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, off)]
     trainings = {name: args for name, args in _trainings(recipe).items() if name in stages}
     if trainings:
+        check_holdout(images, recipe.holdout_images)
         left = None if images.train is None else images.train - recipe.holdout_images
         lines += ["", "training", *_training_lines(recipe, config, trainings, left, run.state.num_processes)]
     print("\n".join(lines), flush=True)
@@ -78,9 +82,11 @@ def labelled_images(recipe: OfbRecipe) -> Images:
 
 
 def class_names(recipe: OfbRecipe) -> list[str] | None:
-    """The dataset's classes; None where the data are not here, or in no parquet files."""
+    """The dataset's classes; None where the data are not here, or neither parquet files nor a folder a class."""
     if recipe.data.source == "shapes":
         return list(CLASS_NAMES)
+    if is_image_folder(Path(recipe.data.source)):
+        return image_folder_classes(Path(recipe.data.source))
     try:
         return stream_classification(recipe.data, "train")[1]
     except (OSError, ValueError):  # what is wrong with them, the images' lines say

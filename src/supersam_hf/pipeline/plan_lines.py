@@ -45,19 +45,19 @@ def planned(run_class: Any, recipe: RunRecipe) -> Any:
 
 
 def image_lines(images: Images, held_out: int) -> list[str]:
-    """Sizes of the splits.
-
-    Raises:
-        ValueError: If no image is left to train on.
-    """
-    if images.train is not None and images.train <= held_out:
-        raise ValueError(f"`holdout_images` of {held_out} leaves none of {images.train} training images; lower it.")
-    left = None if images.train is None else images.train - held_out
+    """Sizes of the splits."""
+    left = None if images.train is None else max(0, images.train - held_out)
     lines = [
         f"  to train on    {_count(left)}, and {held_out:,} held out",
         f"  to evaluate on {_count(images.eval)}",
     ]
     return lines + ([f"  ({images.note})"] if images.note else [])
+
+
+def check_holdout(images: Images, held_out: int) -> None:
+    """`ValueError` where no image is left to train on."""
+    if images.train is not None and images.train <= held_out:
+        raise ValueError(f"`holdout_images` of {held_out} leaves none of {images.train} training images; lower it.")
 
 
 def stage_lines(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
@@ -143,6 +143,7 @@ def _count(images: int | None) -> str:
 
 __all__ = [
     "Images",
+    "check_holdout",
     "checkpoint_lines",
     "device_line",
     "image_lines",

@@ -53,9 +53,12 @@ LATER = {
 }
 
 
-def run_verb(verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str = "") -> None:
-    """Runs one verb of the command line."""
+def run_verb(
+    verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str = "", given: str | None = None
+) -> None:
+    """Runs one verb of the command line; `given` are its values as YAML, for the run's folder."""
     run = Run(recipe)
+    run.keep_recipe(given)
     with sitting(run, reads_data=verb not in ("extract", "measure")):
         _run_verb(run, verb, redo, subnet)
     if verb == "run":

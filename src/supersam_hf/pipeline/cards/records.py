@@ -110,7 +110,7 @@ class RunRecords:
     def costs(self, *more: str) -> list[StageCost]:
         """Of the stages that were begun, in order; of trainings after the search only those that are named."""
         files = {name: cost_file(self.folder, name) for name in (*ORDER, "adapt")}
-        later = {"finetune", "adapt"} - {*more}
+        later = {"bimask", "finetune", "adapt"} - {*more}
         return [_cost(n, read_sittings(path)) for n, path in files.items() if n not in later and path.is_file()]
 
     def costs_whole(self, *trainings: str) -> bool:

@@ -125,7 +125,7 @@ def _shared(records: RunRecords, config: Any, *more: str) -> dict[str, Any]:
         "evaluated": records.evaluated,
         "data_lines": data_lines(records, objects=True),
         "search_lines": search_lines(records),
-        "training_lines": training_lines(records),
+        "training_lines": training_lines(records, *more),
         "costs": costs,
         "costs_whole": records.costs_whole(*trainings),
         "cost_note": cost_note(costs, hardware),

@@ -65,14 +65,15 @@ def search_lines(records: RunRecords) -> list[str]:
     return lines
 
 
-def training_lines(records: RunRecords) -> list[str]:
+def training_lines(records: RunRecords, *more: str) -> list[str]:
+    """The trainings that a model went through: of those beside the supernet's, the ones that are named."""
     lines = []
     for stage, what in (
         ("pretrain", _pretrained(records)),
         ("bimask", "The search and the training of what it found"),
         ("finetune", "Fine-tuning"),
     ):
-        args = records.trained(stage)
+        args = records.trained(stage) if stage in ("pretrain", *more) else None
         if args is not None:
             lines.append(training_line(what, args))
     args = records.trained("train")
