@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import supersam_hf_cli
-from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, recipe_class, recipe_parser
+from supersam_hf.cli import COMMANDS, OFB_SECTIONS, SECTIONS, begun_with, recipe_class, recipe_parser
 from supersam_hf.ofb_recipe import OfbRecipe
 from supersam_hf.recipe import Recipe
 from supersam_hf_cli import OFB_VERBS, VERBS, main
@@ -197,6 +197,15 @@ def test_a_run_keeps_the_values_that_it_was_begun_with(stock_folder: Path, tmp_p
     before = kept.read_bytes()
     assert main(["extract", *options, "--subnet", "nothing.json", "--data.batch_size", "3"]) == 2
     assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *OFB_RECIPES], ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_a_run_keeps_is_its_recipe(path: Path, tmp_path: Path) -> None:
+    method = "supersam" if path.parent.name == "supersam" else "ofb"
+    fill = recipe_of if method == "supersam" else ofb_recipe_of
+    given = ["--config", str(path), "--model.name", "me/model", "--pretrain.enabled", "false"]
+    (tmp_path / "recipe.yaml").write_text(begun_with(recipe_parser("run", method).parse_args(given), method))
+    assert fill("run", "--config", str(tmp_path / "recipe.yaml")) == fill("run", *given)
 
 
 def test_a_verb_without_values_in_the_folder_of_a_run_says_where_they_are(

@@ -63,10 +63,10 @@ class RecipeParser(ArgumentParser):
 
     recipe: str | None = None
 
-    def parse_args(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
-        words = list(args or ())
-        self.recipe = words[words.index("--config") + 1] if "--config" in words[:-1] else None
-        return super().parse_args(args, namespace, **kwargs)
+    def parse(self, argv: list[str]) -> Any:
+        """`parse_args`, whose errors name the recipe."""
+        self.recipe = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
+        return self.parse_args(argv)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -79,7 +79,7 @@ class RecipeParser(ArgumentParser):
         self.exit(2)
 
 
-def recipe_parser(verb: str, method: Method = "supersam") -> ArgumentParser:
+def recipe_parser(verb: str, method: Method = "supersam") -> RecipeParser:
     """A parser of every value of a method's recipe, whose help lists those that the verb reads."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = RecipeParser(
@@ -162,7 +162,7 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
     from .training.errors import TrainingError, explained
 
     parser = recipe_parser(verb, method)
-    values = parser.parse_args(argv)
+    values = parser.parse(argv)
     kept = Path(values.output_dir) / RECIPE_FILE
     try:
         parsed = vars(parser.instantiate(values))
@@ -194,7 +194,7 @@ def begun_with(values: Any, method: Method) -> str:
         given.pop(key, None)
     for key in [key for key in given.keys() if key.endswith(".resume_from_checkpoint")]:
         del given[key]
-    return recipe_parser("run", method).dump(given, skip_default=True)
+    return recipe_parser("run", method).dump(given, skip_default=True, skip_unset=False)
 
 
 def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) -> None:

@@ -2,12 +2,12 @@
 
 import sys
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import set_parsing_settings
 
 from ..cli import RecipeParser
 
 
-def parser() -> ArgumentParser:
+def parser() -> RecipeParser:
     """Every value of a [`SegmenterRecipe`]."""
     from ..segmenter_recipe import SegmenterRecipe
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     from ..training.errors import TrainingError, explained
 
     own = parser()
-    values = own.parse_args(argv)
+    values = own.parse(argv)
     try:
         parsed = vars(own.instantiate(values))
         parsed.pop("config", None)
