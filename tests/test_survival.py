@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from classify_script import order, run_with, stripes, tiny_vit, train, trapped
+from tqdm import tqdm
 
 from supersam_hf.interruption import Interrupted, deferred, interruptible
 from supersam_hf.training.checkpoints import MANIFEST, checkpoints, flaw
@@ -338,6 +339,29 @@ def test_a_worker_that_dies_is_told(tmp_path: Path, whole: tuple[torch.nn.Module
     assert kind == "WorkerError"
     assert re.search(r"worker .* at step \d\..*00000005.*`data.num_workers`", message)
     assert_same(train(tmp_path), whole[0])
+
+
+def test_a_worker_whose_death_is_noticed_as_the_bar_closes_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's handler of SIGCHLD raises wherever the process is."""
+
+    class TornBar(tqdm):
+        torn = False
+
+        def close(self) -> None:
+            if not self.torn:
+                self.torn = True
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+            super().close()
+
+    def step(engine: Engine, batches: Any) -> dict[str, float]:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr("supersam_hf.training.engine.tqdm", TornBar)
+    engine = Engine(tiny_vit(), stripes(), ClassifierFinetuneArguments(max_steps=2, warmup_steps=0), tmp_path)
+    with pytest.raises(WorkerError, match=r"killed by signal: Killed\) at step 1\."):
+        engine.fit(step, None, "torn")
 
 
 def _send_and_die(queue: Any) -> None:

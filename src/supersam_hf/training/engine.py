@@ -181,7 +181,8 @@ class Engine:
             disable=not self.accelerator.is_main_process,
         )
         rate = Throughput()
-        with bar, deferred() as stop, explained(lambda: self._where(self.global_step + 1)):
+        # torch tells of a dead worker by a signal, which may come as late as when the bar closes
+        with explained(lambda: self._where(self.global_step + 1)), bar, deferred() as stop:
             if evaluate is not None and not self.evaluated:  # a signal came between the step and its evaluation
                 self._evaluate(evaluate, on_metrics)
             for batches in self.batches():
