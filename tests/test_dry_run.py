@@ -136,7 +136,7 @@ def test_the_command_line_stops_after_telling(
     assert main([*unranked, "--search.max_params", "0.01"]) == 2
     assert "No subnet of this space keeps `max_params`" in capsys.readouterr().err
     assert main([*unranked, "--search.max_params", "0.9", "--holdout_images", "500"]) == 2
-    assert "leaves none of 500 training images" in capsys.readouterr().err
+    assert "leaves no training image: `data.source` has 500" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -153,7 +153,7 @@ def test_a_dry_run_of_ofb(vit_folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--search.max_macs", "0.001", "--dry_run"]) == 2
     assert "cannot be met" in capsys.readouterr().err
     assert main([*words, "--holdout_images", "4000", "--dry_run"]) == 2
-    assert "leaves none of 4000 training images" in capsys.readouterr().err
+    assert "leaves no training image: `data.source` has 4000" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_ofb_has_a_head_for_the_classes_of_the_data(

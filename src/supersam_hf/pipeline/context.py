@@ -16,7 +16,7 @@ from ..models.supersam.pareto_supersam import ParetoFront
 from ..recipe import Recipe
 from ..search.pareto import named_front
 from ..training.pretrain import sam_config
-from .folder import RunFolder
+from .folder import RunFolder, check_holdout
 
 
 class Run(RunFolder):
@@ -32,13 +32,8 @@ class Run(RunFolder):
     @cached_property
     def _train_source(self) -> Any:
         """All training images: a dataset, or a source of a stream."""
-        held = self.recipe.holdout_images
         source = self._read("train")
-        if len(source) <= held:
-            raise ValueError(
-                f"`holdout_images` of {held} leaves no training image: `data.source` has {len(source)}. Make it "
-                "smaller."
-            )
+        check_holdout(len(source), self.recipe.holdout_images)
         return source
 
     @cached_property

@@ -15,10 +15,10 @@ from ..search import Objective
 from ..training.arguments import EngineArguments
 from .context import Run, stands_alone
 from .estimate import SamTimes, model_config, new_model, sandwich_memory, time_pieces
+from .folder import check_holdout
 from .mask_search import shape_line, space_lines
 from .plan_lines import (
     Images,
-    check_holdout,
     checkpoint_lines,
     device_line,
     image_lines,
@@ -96,7 +96,8 @@ def plan_lines(verb: str, plan: Plan) -> list[str]:
     left = None if left is None else left - recipe.holdout_images
     training = [name for name in TRAININGS if name in plan.stages]
     if training:
-        check_holdout(plan.images, recipe.holdout_images)
+        if plan.images.train is not None:
+            check_holdout(plan.images.train, recipe.holdout_images)
         lines += ["", "training"]
         weights, trained = _trained_bytes(plan)
         for name in training:

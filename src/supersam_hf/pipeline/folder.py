@@ -109,6 +109,14 @@ def check_shared(state: PartialState, folder: Path) -> None:
         )
 
 
+def check_holdout(images: int, held_out: int) -> None:
+    """`ValueError` where no image is left to train on."""
+    if images <= held_out:
+        raise ValueError(
+            f"`holdout_images` of {held_out} leaves no training image: `data.source` has {images}. Make it smaller."
+        )
+
+
 def image_counts(train: Any, evaluation: Any) -> dict[str, int]:
     """How many images a run trains and evaluates on, where it does."""
     named = {"train_images": train, "eval_images": evaluation}

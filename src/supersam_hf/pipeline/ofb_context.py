@@ -17,7 +17,7 @@ from ..data.labels import match_labels
 from ..data.ranges import RowRange
 from ..models.classifiers import load_classifier
 from ..ofb_recipe import OfbRecipe
-from .folder import RunFolder
+from .folder import RunFolder, check_holdout
 
 
 class OfbRun(RunFolder):
@@ -35,11 +35,7 @@ class OfbRun(RunFolder):
     def _train_data(self) -> tuple[Any, list[str]]:
         """All training images, a dataset or a source of a stream, and the names of their classes."""
         found = self._read("train")
-        if len(found[0]) <= self.recipe.holdout_images:
-            raise ValueError(
-                f"`holdout_images` of {self.recipe.holdout_images} leaves no training image: `data.source` has "
-                f"{len(found[0])}. Make it smaller."
-            )
+        check_holdout(len(found[0]), self.recipe.holdout_images)
         return found
 
     @cached_property

@@ -20,12 +20,12 @@ from ..models.classifiers import CLASSIFIERS, classifier_class
 from ..ofb_recipe import OfbRecipe
 from ..training.arguments import EngineArguments
 from ..training.pretrain_classifier import new_classifier
+from .folder import check_holdout
 from .mask_search import shape_line, space_lines
 from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
 from .plan_lines import (
     Images,
-    check_holdout,
     checkpoint_lines,
     device_line,
     image_lines,
@@ -63,7 +63,8 @@ def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
         lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, off)]
     trainings = {name: args for name, args in _trainings(recipe).items() if name in stages}
     if trainings:
-        check_holdout(images, recipe.holdout_images)
+        if images.train is not None:
+            check_holdout(images.train, recipe.holdout_images)
         left = None if images.train is None else images.train - recipe.holdout_images
         lines += ["", "training", *_training_lines(recipe, config, trainings, left, run.state.num_processes)]
     print("\n".join(lines), flush=True)

@@ -54,12 +54,6 @@ def image_lines(images: Images, held_out: int) -> list[str]:
     return lines + ([f"  ({images.note})"] if images.note else [])
 
 
-def check_holdout(images: Images, held_out: int) -> None:
-    """`ValueError` where no image is left to train on."""
-    if images.train is not None and images.train <= held_out:
-        raise ValueError(f"`holdout_images` of {held_out} leaves none of {images.train} training images; lower it.")
-
-
 def stage_lines(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
     """Which stages would run, and which are done."""
     return [f"  {name:<15} {_stage(run, name, stage, name in off)}" for name, stage in stages.items()]
@@ -143,7 +137,6 @@ def _count(images: int | None) -> str:
 
 __all__ = [
     "Images",
-    "check_holdout",
     "checkpoint_lines",
     "device_line",
     "image_lines",
