@@ -92,3 +92,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     """Centred running mean over about a twentieth of the values; shorter at both ends, so that nothing is made up."""
     half = len(values) // 40
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
+
+
+def draw_smoothed(axes: Axes, steps: np.ndarray, values: np.ndarray, color: str, label: str | None = None) -> None:
+    """A logged series, faintly as it is and boldly its running mean."""
+    axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smooth(values), color=color, label=label)

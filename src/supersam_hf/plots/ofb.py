@@ -26,6 +26,7 @@ from .common import (
     STYLE,
     VERMILLION,
     check_path,
+    draw_smoothed,
     name_axes,
     read_log,
     save,
@@ -151,9 +152,7 @@ def plot_losses(log_path: str | Path, path: str | Path) -> Path:
     figure = Figure(figsize=(2.9 * columns, 0.3 + 2.2 * rows))
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
     for axes, key in zip(panels, keys):
-        steps, values = series(lines, key)
-        axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smooth(values), color=BLUE)
+        draw_smoothed(axes, *series(lines, key), BLUE)
         axes.set_title(TERMS.get(key, key))
     panels[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axes in panels[len(keys) :]:

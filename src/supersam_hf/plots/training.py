@@ -17,11 +17,11 @@ from .common import (
     STYLE,
     YELLOW,
     check_path,
+    draw_smoothed,
     name_axes,
     read_log,
     save,
     series,
-    smooth,
 )
 
 
@@ -64,8 +64,7 @@ def _draw_log_panel(axes: Axes, prefix: str, curves: dict[str, tuple[np.ndarray,
         name = key.removeprefix(prefix).strip("_") or prefix
         color = NAMED_COLORS.get(name, (BLUE, ORANGE, SKY, YELLOW, GREY)[index % 5])
         if prefix == "loss":
-            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, smooth(values), color=color, label=name)
+            draw_smoothed(axes, steps, values, color, name)
         elif prefix == "miou":
             axes.plot(steps, values, color=color, marker="o", markersize=4, label=name)
         else:
