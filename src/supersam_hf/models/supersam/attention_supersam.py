@@ -1,9 +1,10 @@
 """Attention with SAM's decomposed relative positions, without a (heads, tokens, tokens) bias in memory.
 
 The bias of query q and key k is `rel_h[q, row(k)] + rel_w[q, column(k)]`. Stock SAM writes it out, which at 1024 px
-takes longer than the attention itself. Here it is made a block at a time, small enough to stay in the cache (CPUs), or
-rides inside the products: queries are extended by `rel_h` and `rel_w`, keys by ones at their row and their column
-(GPUs, and CPUs that multiply matrices of bfloat16 in hardware).
+takes longer than the attention itself. On CPUs it is made here a block at a time, small enough to stay in the cache,
+and goes into torch's fused kernel or, where bfloat16 is multiplied in hardware, between two plain products, which are
+several times as fast as that kernel there. On GPUs it rides inside the products of the fused kernels: queries are
+extended by `rel_h` and `rel_w`, keys by ones at their row and their column.
 """
 
 from collections.abc import Iterator
@@ -11,15 +12,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
-# Bytes of bias at a time: about what lies in a core's cache. Backward holds four such blocks at once.
-FORWARD_BLOCK, BACKWARD_BLOCK = 16 << 20, 4 << 20
+# Bytes a thread of bias, in fp32, at a time: about what lies in a core's caches beside what is made of it.
+FUSED_BLOCK, PRODUCT_BLOCK = 8 << 20, 2 << 20
 # Fused kernels of GPUs want head widths that are multiples of this.
 ALIGNMENT = 8
 # Asked once: no compiler sees through the question.
-AMX = torch.cpu._is_amx_tile_supported()
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+BFLOAT16_PRODUCTS = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def relative_attention(
@@ -40,16 +41,14 @@ def relative_attention(
         rel_w (`torch.Tensor` of shape `(batch, heads, height * width, width)`): And to each column.
 
     Returns:
-        `torch.Tensor`: Of `query`'s shape. On a CPU in blocks, bit for bit what one call with the whole bias gives;
-        to rounding where the bias rides inside.
+        `torch.Tensor`: Of `query`'s shape. In fp32 on a CPU bit for bit what one call with the whole bias gives; to
+        rounding elsewhere.
     """
-    if dropout == 0 and _rides_inside(query):
-        return _extended(query, key, value, rel_h, rel_w, scale)
-    bias_bytes = query[..., 0].numel() * key.shape[-2] * query.element_size()
     # Tensors of other types stand for ones without memory, are traced or spread: nothing is gained by blocks of them.
     real = type(query) is torch.Tensor and not torch.compiler.is_compiling()
-    blocks = real and query.device.type == "cpu" and bias_bytes > FORWARD_BLOCK
-    if dropout == 0 and blocks:
+    if dropout == 0 and query.device.type == "cuda":
+        return _extended(query, key, value, rel_h, rel_w, scale)
+    if dropout == 0 and query.device.type == "cpu" and real and _blocks_pay(query, key):
         # (batch, heads, ...) -> (batch * heads, ...)
         output = _BlockedAttention.apply(*(x.flatten(0, 1) for x in (query, key, value, rel_h, rel_w)), scale)
         return output.unflatten(0, query.shape[:2])
@@ -57,11 +56,14 @@ def relative_attention(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
-def _rides_inside(query: torch.Tensor) -> bool:
-    """Whether three times the multiplications cost less than moving the bias."""
-    if query.device.type == "cpu":
-        return query.dtype == torch.bfloat16 and AMX
-    return query.device.type == "cuda"
+def _blocks_pay(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether products are faster than the fused kernel, or the bias is more than one block of it."""
+    bias_bytes = query[..., 0].numel() * key.shape[-2] * query.element_size()
+    return _by_products(query) or bias_bytes > FUSED_BLOCK * torch.get_num_threads()
+
+
+def _by_products(query: torch.Tensor) -> bool:
+    return query.dtype == torch.bfloat16 and BFLOAT16_PRODUCTS
 
 
 def _extended(
@@ -79,9 +81,7 @@ def _extended(
     # (tokens, height + width) -> (batch, heads, tokens, height + width)
     ones = torch.cat([rows, columns], -1).to(key.dtype).expand(batch, heads, -1, -1)
     extended = channels + height + width
-    # The kernels of CPUs want value as wide as key, those of GPUs a multiple of the alignment.
-    fused = -(-extended // ALIGNMENT) * ALIGNMENT
-    value_width = fused if query.device.type == "cpu" else -(-channels // ALIGNMENT) * ALIGNMENT
+    fused, value_width = (-(-width // ALIGNMENT) * ALIGNMENT for width in (extended, channels))
     output = F.scaled_dot_product_attention(
         F.pad(torch.cat([query * scale, rel_h, rel_w], -1), (0, fused - extended)),
         F.pad(torch.cat([key, ones], -1), (0, fused - extended)),
@@ -92,7 +92,8 @@ def _extended(
 
 
 def _blocks(groups: int, tokens: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of groups and of queries whose biases, of 4 bytes, take about `size` bytes."""
+    """Slices of groups and of queries whose biases, of 4 bytes, take about `size` bytes a thread."""
+    size *= torch.get_num_threads()
     whole = max(1, min(groups, size // (4 * tokens**2)))
     rows = max(1, min(tokens, size // (4 * tokens)))
     for group in range(0, groups, whole):
@@ -116,50 +117,78 @@ class _BlockedAttention(torch.autograd.Function):
         rel_w: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        output, log_sums = torch.empty_like(query), query.new_empty(query.shape[:2], dtype=_exact(query))
-        for group, rows in _blocks(query.shape[0], query.shape[1], FORWARD_BLOCK):
-            # (groups, rows, tokens)
-            bias = (rel_h[group, rows, :, None] + rel_w[group, rows, None, :]).flatten(-2)
-            # a batch of one: the fused kernels want four dimensions
-            block, keys, values = query[None, group, rows], key[None, group], value[None, group]
-            # what `scaled_dot_product_attention` calls on a CPU, which keeps the second result to itself
-            attended, sums = _fused(block, keys, values, attn_mask=bias[None], scale=scale)
-            output[group, rows], log_sums[group, rows] = attended[0], sums[0]
-        ctx.save_for_backward(query, key, value, rel_h, rel_w, output, log_sums)
+        output, by_products = torch.empty_like(query), _by_products(query)
+        turned = _turned(key) if by_products else key
+        for group, rows in _blocks(query.shape[0], query.shape[1], PRODUCT_BLOCK if by_products else FUSED_BLOCK):
+            block, biases = query[group, rows], (rel_h[group, rows], rel_w[group, rows])
+            if by_products:
+                output[group, rows] = torch.bmm(_weights(block * scale, turned[group], *biases), value[group])
+            else:
+                output[group, rows] = _fused(block, key[group], value[group], *biases, scale)
+        ctx.save_for_backward(query, key, value, rel_h, rel_w, output)
         ctx.scale = scale
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, rel_h, rel_w, output, log_sums = ctx.saved_tensors
+        query, key, value, rel_h, rel_w, output = ctx.saved_tensors
         grad_query, grad_h, grad_w = (torch.empty_like(x) for x in (query, rel_h, rel_w))
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        # softmax(x) = exp(x - log sum exp x), and its backward takes off the sum of weights times their gradients
-        shifted = rel_h - log_sums[..., None]
+        turned_key, turned_value = _turned(key), _turned(value)
+        # sums over all blocks of queries
+        grad_key, grad_value = (torch.zeros_like(x, dtype=_exact(x)) for x in (key, value))
+        # the backward of a softmax takes off the sum of weights times their gradients
         offset = -(grad_output * output).sum(-1, keepdim=True)
-        for group, rows in _blocks(query.shape[0], query.shape[1], BACKWARD_BLOCK):
+        for group, rows in _blocks(query.shape[0], query.shape[1], PRODUCT_BLOCK):
             scaled, grad = query[group, rows] * ctx.scale, grad_output[group, rows]
             # (groups, rows, tokens)
-            weights = (shifted[group, rows, :, None] + rel_w[group, rows, None, :]).flatten(-2)
-            weights = _add_product(weights, scaled, key[group].transpose(1, 2)).exp_().to(query.dtype)
-            grad_value[group].baddbmm_(weights.transpose(1, 2), grad)
-            grad_weights = torch.baddbmm(offset[group, rows], grad, value[group].transpose(1, 2))
-            grad_weights *= weights
+            weights = _weights(scaled, turned_key[group], rel_h[group, rows], rel_w[group, rows])
+            _add_product(grad_value[group], weights.transpose(1, 2), grad)
+            grad_weights = torch.baddbmm(offset[group, rows], grad, turned_value[group]).mul_(weights)
+            if grad_weights.dtype != _exact(grad_weights):
+                # the offset was rounded, the same way for all keys: what it left in their sum, which is zero
+                grad_weights.addcmul_(weights, grad_weights.sum(-1, keepdim=True), value=-1)
             # (groups, rows, tokens) -> (groups, rows, height, width)
             grid = grad_weights.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
             grad_h[group, rows], grad_w[group, rows] = grid.sum(-1), grid.sum(-2)
             grad_query[group, rows] = torch.bmm(grad_weights, key[group]) * ctx.scale
-            grad_key[group].baddbmm_(grad_weights.transpose(1, 2), scaled)
-        return grad_query, grad_key, grad_value, grad_h, grad_w, None
+            _add_product(grad_key[group], grad_weights.transpose(1, 2), scaled)
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), grad_h, grad_w, None
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rel_h: torch.Tensor,
+    rel_w: torch.Tensor,
+    scale: float,
+) -> torch.Tensor:
+    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)  # (groups, rows, tokens)
+    # a batch of one: the fused kernels want four dimensions
+    return F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=bias[None], scale=scale)[0]
+
+
+def _weights(query: torch.Tensor, key: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
+    """Attention weights (groups, rows, tokens) of scaled queries to turned keys; bias and softmax in fp32 at least."""
+    exact = _exact(query)
+    scores = (rel_h.to(exact)[..., :, None] + rel_w.to(exact)[..., None, :]).flatten(-2)
+    return _add_product(scores, query, key).softmax(-1).to(query.dtype)
+
+
+def _turned(values: torch.Tensor) -> torch.Tensor:
+    """(groups, tokens, channels) to (groups, channels, tokens) or back, in memory too: oneDNN would do it again in
+    every product."""
+    return values.transpose(1, 2).contiguous()
 
 
 def _exact(tensor: torch.Tensor) -> torch.dtype:
-    """In which dtype logarithms of sums are kept."""
+    """In which dtype the softmax and sums over blocks are taken."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`total`, which may be of a wider dtype, and the product, in the place of `total` where it can be."""
+    """Adds the product to `total`, which may be of a wider dtype."""
     return total.baddbmm_(left, right) if total.dtype == left.dtype else total.add_(torch.bmm(left, right))
 
 
