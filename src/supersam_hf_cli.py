@@ -1,5 +1,6 @@
 """The command line's front door: answers `--help` before anything heavy is imported."""
 
+import os
 import sys
 
 
@@ -93,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         known = ", ".join(verbs if ofb else [*verbs, "ofb"])
         print(f"supersam-hf{' ofb' if ofb else ''}: unknown verb {words[0]!r}; one of: {known}", file=sys.stderr)
         return 2
+    # Else MKL's products depend on where in memory a matrix lies, and a run resumed is not the run never stopped.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
     from supersam_hf.cli import run_verb
 
     return run_verb(words[0], words[1:], method="ofb" if ofb else "supersam")

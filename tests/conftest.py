@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
+
+# MKL's products depend on where in memory a matrix lies, unless it is told that they must not. Before torch loads it.
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
+import pytest  # noqa: E402
 import torch
 from torch.utils.data import DataLoader
 from transformers import (

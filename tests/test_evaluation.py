@@ -33,6 +33,10 @@ SPACE = ElasticSpace(
 )
 
 
+# A pixel of logit 0 up to rounding may fall on either side; of 64 x 64 pixels and 25 objects.
+A_PIXEL = 1e-5
+
+
 def sampled(count: int, seed: int = 0) -> list[Subnet]:
     generator = torch.Generator().manual_seed(seed)
     return [SPACE.largest(), SPACE.smallest(), *(SPACE.sample(generator) for _ in range(count))]
@@ -98,7 +102,7 @@ def test_subnets_at_once_are_each_extracted_subnet_alone(
         extracted = supernet.extract(subnet)
         assert result == evaluate(extracted, loader, accelerator=accelerator)
         if not bf16:
-            assert as_list(result) == pytest.approx(plain(extracted, loader), rel=1e-6)
+            assert as_list(result) == pytest.approx(plain(extracted, loader), abs=A_PIXEL)
     single = evaluator.results(subnets, multimask=False)
     assert [one.miou for one in single] == [one.miou for one in found] == evaluator.mious(subnets)
     assert {one.miou_oracle for one in single} == {None}
@@ -168,7 +172,7 @@ def test_a_stock_sam_is_evaluated_as_its_own_forward(batches_of_three: Callable[
     loader = batches_of_three(prompt="point")
     for implementation in ("sdpa", "eager"):
         model = randomised(SamModel._from_config(tiny_config(), attn_implementation=implementation))
-        assert as_list(evaluate(model, loader)) == pytest.approx(plain(model, loader), rel=1e-6)
+        assert as_list(evaluate(model, loader)) == pytest.approx(plain(model, loader), abs=A_PIXEL)
 
 
 def test_the_decoder_is_that_of_transformers(stock: SamModel, batches_of_three: Callable[..., DataLoader]) -> None:

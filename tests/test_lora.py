@@ -620,7 +620,7 @@ def test_base_and_adapter_come_back_from_the_hub(
     again = load_elastic_adapter(
         SuperSamModel.from_pretrained("loopback/supernet"), "loopback/supernet-lora", revision="main"
     ).eval()
-    assert torch.equal(masks(again, inputs, subnet=space.smallest()), live)
+    assert difference(masks(again, inputs, subnet=space.smallest()), live) <= 1e-6
 
 
 STRANGER = """

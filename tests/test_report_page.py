@@ -252,5 +252,5 @@ def test_a_broken_file_is_named(copied: Path, capsys: pytest.CaptureFixture, nam
 def test_the_report_knows_its_own_cost(supersam_run: Path, ofb_run: Path) -> None:
     for folder in (supersam_run, ofb_run):
         costs = json.loads((folder / "results.json").read_text())["costs"]
-        assert costs["report"]["seconds"] > 0.05
+        assert costs["report"]["seconds"] > 0
         assert list(costs)[-2:] == ["report", "total"]
