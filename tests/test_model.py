@@ -79,7 +79,8 @@ def test_gradients_are_the_stock_ones(stock_folder: Path, inputs: dict, implemen
     for name, parameter in stock.named_parameters():
         if parameter.grad is not None:
             largest = parameter.grad.abs().max().item()
-            assert difference(parameter.grad, grads[name].grad) <= 1e-5 * largest, name
+            # those of key biases are zero but for rounding
+            assert difference(parameter.grad, grads[name].grad) <= 1e-5 * largest + 1e-11, name
 
 
 def test_auto_classes_find_it(supernet: SuperSamModel, tmp_path: Path) -> None:
