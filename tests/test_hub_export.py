@@ -62,7 +62,7 @@ print()  # after a prompt of transformers'
 print(json.dumps(told))
 """
 CLASSIFIER = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
-SEGMENTER_CODE = {"configuration_ofb_vit.py", "modeling_ofb_vit.py", "segmentation_ofb_vit.py"}
+SEGMENTER_CODE = {"attention_ofb_vit.py", "configuration_ofb_vit.py", "modeling_ofb_vit.py", "segmentation_ofb_vit.py"}
 SAM = {"config.json", "model.safetensors", "processor_config.json", "README.md"}
 SAM_CODE = {
     "attention_supersam.py",

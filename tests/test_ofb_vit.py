@@ -346,7 +346,7 @@ def test_loads_as_remote_code_without_the_package(
     OfbViTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
     uneven().save_pretrained(tmp_path / "hub")
     code = {path.name for path in (tmp_path / "hub").glob("*.py")}
-    assert code == {"configuration_ofb_vit.py", "modeling_ofb_vit.py"}
+    assert code == {"attention_ofb_vit.py", "configuration_ofb_vit.py", "modeling_ofb_vit.py"}
     # a stock DeiT is loaded by the remote class too: the renaming travels with the code
     script = """
 import importlib.abc, sys, torch

@@ -48,7 +48,7 @@ PROCESSOR_AUTO_MAP = {
     "AutoProcessor": "image_processing_supersam.SuperSamProcessor",
     "AutoImageProcessor": "image_processing_supersam.SuperSamImageProcessor",
 }
-CODE = ("configuration", "modeling", "segmentation")
+CODE = ("attention", "configuration", "modeling", "segmentation")
 # What exports of each kind may hold at the top: what an earlier one left is replaced. Anything else is the owner's.
 OURS = {
     "model": (

@@ -19,7 +19,6 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.vit.modeling_vit import (
-    ViTAttention,
     ViTEmbeddings,
     ViTLayer,
     ViTMLP,
@@ -30,6 +29,7 @@ from transformers.models.vit.modeling_vit import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_ofb_vit import OfbViTAttention
 from .configuration_ofb_vit import OfbViTConfig
 
 
@@ -119,28 +119,6 @@ class OfbViTEmbeddings(ViTEmbeddings):
         self.position_embeddings = nn.Parameter(positions.clone(), requires_grad=old.requires_grad)
         self.patch_embeddings.num_patches = side**2
         self.image_size = self.patch_embeddings.image_size = (image_size, image_size)
-
-
-class OfbViTAttention(ViTAttention):
-    """Stock ViT's attention with any number of heads of any width.
-
-    The number of heads follows from the weights and `head_dim`; the logits are scaled by the original head width.
-    """
-
-    def __init__(self, config: OfbViTConfig, num_attention_heads: int, head_dim: int) -> None:
-        nn.Module.__init__(self)
-        # the model's own config, not the layer's copy, so that the attention implementation can be switched later
-        self.config = config
-        self.head_dim = head_dim
-        self.attention_dropout = config.attention_probs_dropout_prob
-        self.scaling = config.query_pre_attn_scalar**-0.5
-        self.is_causal = False
-
-        width = num_attention_heads * head_dim
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(width, config.hidden_size)
 
 
 class OfbViTMLP(ViTMLP):
