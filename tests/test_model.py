@@ -408,3 +408,12 @@ def test_the_processors_whole_output_goes_into_the_model(stock: SamModel, supern
     with torch.no_grad():
         ours, theirs = supernet(**inputs), stock(**inputs)
     assert torch.equal(ours.pred_masks, theirs.pred_masks)
+
+
+def test_extraction_draws_no_weights_that_are_then_replaced(supernet: SuperSamModel) -> None:
+    before = torch.get_rng_state()
+    small = supernet.extract(supernet.elastic_space.smallest())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (
+        small.prompt_encoder.shared_embedding.positional_embedding is small.shared_image_embedding.positional_embedding
+    )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, SamModel, SamPreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.models.sam.modeling_sam import (
     SamImageSegmentationOutput,
     SamMaskDecoder,
@@ -82,7 +83,9 @@ class SuperSamPreTrainedModel(SamPreTrainedModel):
     def _like_this(self, config: Any, state_dict: dict[str, torch.Tensor]) -> Any:
         """A new model of this class, dtype, device, mode and attention implementation."""
         implementation = self.config._attn_implementation
-        model = type(self)._from_config(config, dtype=self.dtype, attn_implementation=implementation)
+        with no_init_weights():  # which takes longer than the rest: all of them are given
+            model = type(self)._from_config(config, dtype=self.dtype, attn_implementation=implementation)
+        model.tie_weights()
         model.load_state_dict(state_dict)
         return model.to(self.device).train(self.training)
 
@@ -338,7 +341,10 @@ class SuperSamModel(SuperSamPreTrainedModel, SamModel):
             ValueError: If the layers differ in width or heads were narrowed: stock SAM cannot hold that.
         """
         config = stock_sam_config(self.config)
-        model = SamModel._from_config(config, dtype=self.dtype, attn_implementation=self.config._attn_implementation)
+        implementation = self.config._attn_implementation
+        with no_init_weights():
+            model = SamModel._from_config(config, dtype=self.dtype, attn_implementation=implementation)
+        model.tie_weights()
         model.load_state_dict(self.state_dict())
         return model.to(self.device).train(self.training)
 
