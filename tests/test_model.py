@@ -410,10 +410,8 @@ def test_the_processors_whole_output_goes_into_the_model(stock: SamModel, supern
     assert torch.equal(ours.pred_masks, theirs.pred_masks)
 
 
-def test_extraction_draws_no_weights_that_are_then_replaced(supernet: SuperSamModel) -> None:
-    before = torch.get_rng_state()
+def test_an_extracted_model_ties_what_stock_ties(supernet: SuperSamModel) -> None:
     small = supernet.extract(supernet.elastic_space.smallest())
-    assert torch.equal(torch.get_rng_state(), before)
     assert (
         small.prompt_encoder.shared_embedding.positional_embedding is small.shared_image_embedding.positional_embedding
     )
