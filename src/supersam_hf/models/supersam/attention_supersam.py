@@ -52,7 +52,7 @@ def relative_attention(
         # (batch, heads, ...) -> (batch * heads, ...)
         output = _BlockedAttention.apply(*(x.flatten(0, 1) for x in (query, key, value, rel_h, rel_w)), scale)
         return output.unflatten(0, query.shape[:2])
-    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
+    bias = _bias(rel_h, rel_w)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
@@ -124,7 +124,10 @@ class _BlockedAttention(torch.autograd.Function):
             if by_products:
                 output[group, rows] = torch.bmm(_weights(block * scale, turned[group], *biases), value[group])
             else:
-                output[group, rows] = _fused(block, key[group], value[group], *biases, scale)
+                # a batch of one: the fused kernels want four dimensions
+                tensors = block[None], key[None, group], value[None, group]
+                mask = _bias(*biases)[None]
+                output[group, rows] = F.scaled_dot_product_attention(*tensors, attn_mask=mask, scale=scale)[0]
         ctx.save_for_backward(query, key, value, rel_h, rel_w, output)
         ctx.scale = scale
         return output
@@ -156,29 +159,21 @@ class _BlockedAttention(torch.autograd.Function):
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), grad_h, grad_w, None
 
 
-def _fused(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    rel_h: torch.Tensor,
-    rel_w: torch.Tensor,
-    scale: float,
-) -> torch.Tensor:
-    bias = (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)  # (groups, rows, tokens)
-    # a batch of one: the fused kernels want four dimensions
-    return F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=bias[None], scale=scale)[0]
+def _bias(rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
+    """(..., queries, height) and (..., queries, width) to (..., queries, height * width)."""
+    return (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, rel_h: torch.Tensor, rel_w: torch.Tensor) -> torch.Tensor:
     """Attention weights (groups, rows, tokens) of scaled queries to turned keys; bias and softmax in fp32 at least."""
     exact = _exact(query)
-    scores = (rel_h.to(exact)[..., :, None] + rel_w.to(exact)[..., None, :]).flatten(-2)
+    scores = _bias(rel_h.to(exact), rel_w.to(exact))
     return _add_product(scores, query, key).softmax(-1).to(query.dtype)
 
 
 def _turned(values: torch.Tensor) -> torch.Tensor:
-    """(groups, tokens, channels) to (groups, channels, tokens) or back, in memory too: oneDNN would do it again in
-    every product."""
+    """(groups, tokens, channels) to (groups, channels, tokens), in memory too: oneDNN would do it again in every
+    product."""
     return values.transpose(1, 2).contiguous()
 
 
