@@ -383,6 +383,27 @@ def test_a_worker_that_dies_with_a_batch_on_its_way_is_told() -> None:
             queue.get(timeout=60)
 
 
+def test_the_signal_of_a_dead_worker_does_not_strike_whoever_is_told_of_it() -> None:
+    """Its pipe may be closed before the system tells of its end; torch answers that signal by an error of its own."""
+
+    def as_torch_does(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=_send_and_die, args=(queue,))
+    worker.start()
+    worker.join()
+    before = signal.signal(signal.SIGCHLD, as_torch_does)
+    try:
+        late = subprocess.Popen(["sleep", "0.5"])
+        with pytest.raises(WorkerError), explained(lambda: " at step 7."):
+            queue.get(timeout=60)
+        late.wait()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_connection_that_is_no_worker_s_is_not_called_one() -> None:
     with pytest.raises(ConnectionResetError), explained(lambda: " at step 7."):
         raise ConnectionResetError(104, "Connection reset by peer")

@@ -3,6 +3,8 @@
 import errno
 import math
 import re
+import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +82,8 @@ def explained(where: Callable[[], str] | None = None) -> Iterator[None]:
         if found is None:
             raise
         kind, what, advice = found
+        if _from_a_worker_that_is_gone(error):
+            _let_torch_tell()
         raise kind(f"{what}{where() if where else '.'} {advice}") from error
 
 
@@ -89,6 +93,8 @@ LAST_LINE = re.compile(r"^[\w.]+(?:Error|Exception)(?:: |$)", re.MULTILINE)
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos")
 NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (exited unexpectedly|is killed by signal)")
+# A worker's pipe is closed a moment before the system tells of its end.
+SIGNAL_SECONDS = 2.0
 GONE = ("Connection reset by peer", "Connection closed by peer")
 OTHER_VALUES = "with other values, set `resume_from_checkpoint: null`"
 
@@ -126,6 +132,18 @@ def _from_a_worker_that_is_gone(error: Exception) -> bool:
     kinds = (ConnectionError, EOFError, FileNotFoundError)
     frames = traceback.walk_tb(error.__traceback__)
     return isinstance(error, kinds) and any(f.f_code.co_filename == resource_sharer.__file__ for f, _ in frames)
+
+
+def _let_torch_tell() -> None:
+    """Waits for the signal by which the system tells of a dead worker: torch answers it, once, by an error wherever
+    the process then is, which must not be where somebody handles or prints the first one."""
+    if not callable(signal.getsignal(signal.SIGCHLD)):
+        return
+    try:
+        time.sleep(SIGNAL_SECONDS)
+    except RuntimeError as error:
+        if not DEAD_WORKER.search(str(error)):
+            raise
 
 
 def _has(text: str, phrases: tuple[str, ...]) -> bool:
