@@ -126,8 +126,14 @@ def decoded_size(image: Image.Image) -> tuple[int, int]:
 
 
 def encoded_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
-    """(height, width) of an image once it is decoded and turned upright; from its header."""
+    """(height, width) of a picture once it is decoded and turned upright; from its header.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be opened (see [`open_image`]), or is thinner than 1:500.
+    """
     with open_image(source, name) as image:
+        check_shape(image.size, named(source, name))
         return decoded_size(image)
 
 
