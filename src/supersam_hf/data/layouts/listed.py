@@ -58,14 +58,14 @@ class ListedSource(Source):
     def read(self, shard: int, row: int) -> dict[str, Any]:
         file, index = self.file(shard, row), shard * SHARD_FILES + row
         with broken_example(str(file), self.root):
-            objects = self.objects(index, file, encoded_size(file))
+            objects = self.objects(index, file, encoded_size(file, "it"))
         name = self.image_id(index, file)
         return {"image": {"bytes": None, "path": str(file)}, "image_id": name, "objects": objects}
 
     def image_size(self, shard: int, row: int) -> tuple[int, int]:
         file = self.file(shard, row)
         with broken_example(str(file), self.root):
-            return encoded_size(file)
+            return encoded_size(file, "it")
 
     def stamp(self, shard: int) -> str:
         files = [self.file(shard, row) for row in range(self.shards[shard].rows)]
