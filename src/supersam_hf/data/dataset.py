@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from .arguments import DataArguments
-from .canonical import check_mask_size, to_rgb
+from .canonical import check_mask_size
 from .crops import (
     Crop,
     center_of_largest,
@@ -20,11 +20,13 @@ from .crops import (
     visible_masks,
     whole_image,
 )
+from .images import check_resizable, to_rgb
 from .prompts import box_prompts, point_prompts
 from .rows import Rows, TableRows
 from .samples import Samples
 from .skipped import SkipLog
 from .targets import area_averaged_masks, nearest_masks
+from .unreadable import broken_example
 
 
 if TYPE_CHECKING:
@@ -96,9 +98,12 @@ class PromptSamples(Samples):
         image, objects = to_rgb(row["image"]), row["objects"]
         size = image.height, image.width
         if objects["segmentation"]:
-            check_mask_size(image_size(objects), size, row["image_id"])
+            with broken_example(f"Image {row['image_id']!r}"):
+                check_mask_size(image_size(objects), size, row["image_id"])
         crop, masks = self._choose(objects, size, rng)
         image = image.crop(crop.corners)
+        with broken_example(f"Image {row['image_id']!r}"):
+            check_resizable(image.size, self.side)
         if self.training:
             image, masks = self._flip(image, masks, rng)
             masks = masks[self._fill(len(masks), rng)]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..canonical import check_mask_size, decoded_size
+from ..canonical import check_mask_size
+from ..images import encoded_size
+from ..masks import read_binary_mask
 from ..source import Shard, Source
 from ..unreadable import broken_example
 
@@ -57,14 +58,14 @@ class ListedSource(Source):
     def read(self, shard: int, row: int) -> dict[str, Any]:
         file, index = self.file(shard, row), shard * SHARD_FILES + row
         with broken_example(str(file), self.root):
-            objects = self.objects(index, file, image_file_size(file))
+            objects = self.objects(index, file, encoded_size(file, "it"))
         name = self.image_id(index, file)
         return {"image": {"bytes": None, "path": str(file)}, "image_id": name, "objects": objects}
 
     def image_size(self, shard: int, row: int) -> tuple[int, int]:
         file = self.file(shard, row)
         with broken_example(str(file), self.root):
-            return image_file_size(file)
+            return encoded_size(file, "it")
 
     def stamp(self, shard: int) -> str:
         files = [self.file(shard, row) for row in range(self.shards[shard].rows)]
@@ -80,19 +81,12 @@ def stamp_of(files: Sequence[Path]) -> str:
     return "\n".join(parts)
 
 
-def image_file_size(file: Path) -> tuple[int, int]:
-    """(height, width) of an image file once it is decoded, from its header."""
-    with Image.open(file) as image:
-        return decoded_size(image)
-
-
 def binary_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """Boolean (height, width) of an image file of the size given: what is not black.
+    """Boolean (height, width) of a mask file of the size given (see `read_binary_mask`).
 
     Raises:
-        ValueError: If it is of another size.
+        ValueError: If it is of another size, or it is not clear what its object is.
     """
-    with Image.open(file) as image:
-        mask = np.asarray(image.convert("L")) > 0
+    mask = read_binary_mask(file)
     check_mask_size(mask.shape, size, file.name)
     return mask

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ..canonical import encoded_size, segmentations_to_objects
+from ..canonical import segmentations_to_objects
+from ..images import encoded_size
 from ..source import Shard, Source
 from ..unreadable import broken_example
 from .listed import ListedSource, stamp_of
