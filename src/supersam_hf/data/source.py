@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .canonical import encoded_size
+from .skipped import LeftOut
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class Source(ABC):
 
     Attributes:
         shards (`Sequence[Shard]`): In a fixed order.
+        left_out (`Sequence[LeftOut]`): What lies there and is no part of an example.
     """
 
     shards: Sequence[Shard]
+    left_out: Sequence[LeftOut] = ()
 
     @abstractmethod
     def read(self, shard: int, row: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TRAINING_NAMES = ("train", "training")
 VALIDATION_NAMES = ("validation", "val", "valid")
 TEST_NAMES = ("test", "testing")
+KNOWN_SPLITS = (*TRAINING_NAMES, *VALIDATION_NAMES, *TEST_NAMES)
 # Of a source that has no others, and how to evaluate on a part of it.
 ONLY_SPLIT = "train"
 SEVERAL_PARTS = "one of it can be cut as train[:90%] and train[90%:]"

@@ -12,9 +12,9 @@ from .canonical import (
     encoded_size,
     id_map_array,
     instances_to_objects,
-    segmentations_to_objects,
 )
 from .convert import convert
+from .segmentations import segmentations_to_objects
 from .source import Shard, Source
 from .splits import open_stored
 from .unreadable import broken_example

@@ -20,16 +20,17 @@ class FolderSource(ListedSource):
     Args:
         images (`Path`): Folder of images.
         masks (`Path`): Folder of their masks.
+        source (`Path`, *optional*): Folder of the whole source, where both lie.
 
     Raises:
         ValueError: If a folder is missing, or there is no image.
     """
 
-    def __init__(self, images: Path, masks: Path) -> None:
+    def __init__(self, images: Path, masks: Path, source: Path | None = None) -> None:
         for folder in (images, masks):
             if not folder.is_dir():
                 raise ValueError(f"There is no folder {folder}; the layout needs {images} and {masks}.")
-        super().__init__(images, image_names(images))
+        super().__init__(images, image_names(images), source)
         self.masks = masks
         if not self.shards:
             raise ValueError(f"{images} has no image ({', '.join(IMAGE_SUFFIXES)}).")
