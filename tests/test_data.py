@@ -29,8 +29,8 @@ from supersam_hf.data import (
     open_source,
     shapes,
 )
-from supersam_hf.data.canonical import encoded_size, to_rgb
 from supersam_hf.data.fingerprint import local_fingerprint
+from supersam_hf.data.images import encoded_size, to_rgb
 from supersam_hf.data.targets import area_averaged_masks, nearest_masks
 
 

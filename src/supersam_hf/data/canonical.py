@@ -1,10 +1,8 @@
 """The canonical segmentation example that every source is turned into, and its masks as COCO run lengths."""
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 
 if TYPE_CHECKING:
@@ -13,11 +11,6 @@ if TYPE_CHECKING:
 
 # Part of the key under which converted datasets are cached: to be raised when a conversion changes.
 CONVERSION = 1
-EXIF_ORIENTATION = 0x0112
-# Orientations 5 to 8 turn the picture by 90 degrees: width and height change places when it is decoded.
-EXIF_QUARTER_TURNS = (5, 6, 7, 8)
-# Where Pillow finds the orientation of a PNG.
-PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 def canonical_features() -> "Features":
@@ -92,42 +85,6 @@ def instances_to_objects(id_map: np.ndarray) -> dict[str, list]:
     return rles_to_objects(rles)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An 8-bit RGB image. Images of more than 8 bits are stretched from their own darkest to brightest value."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        low, high = float(values.min()), float(values.max())
-        image = Image.fromarray(np.uint8(np.round((values - low) * (255 / max(high - low, 1e-6)))))
-    return image.convert("RGB")
-
-
-def decoded_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) that an opened image has once it is decoded and turned upright; reads the header only.
-
-    Of a PNG that is all that lies before its pixels: a whole one would be decoded to look for an orientation behind
-    them, where it is allowed but rare.
-    """
-    width, height = image.size
-    if image.format == "PNG" and not PNG_EXIF & image.info.keys():
-        return height, width
-    turned = image.getexif().get(EXIF_ORIENTATION, 1) in EXIF_QUARTER_TURNS
-    return (width, height) if turned else (height, width)
-
-
-def encoded_size(cell: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) of an encoded image, `{"bytes": ..., "path": ...}`, once it is decoded; from its header."""
-    with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]) as image:
-        return decoded_size(image)
-
-
-def id_map_array(image: Image.Image, name: str) -> np.ndarray:
-    """Integer ids (height, width) from a one-channel image; `ValueError` naming the image for any other mode."""
-    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-        raise ValueError(
-            f"The masks of image {name!r} have mode {image.mode}; "
-            "instance ids need one channel (modes 1, L, P, I, I;16)."
-        )
-    return np.asarray(image).astype(np.int64)
 
 
 def check_mask_size(mask_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:

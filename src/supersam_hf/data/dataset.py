@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from .arguments import DataArguments
-from .canonical import check_mask_size, to_rgb
+from .canonical import check_mask_size
 from .crops import (
     Crop,
     center_of_largest,
@@ -20,6 +20,7 @@ from .crops import (
     visible_masks,
     whole_image,
 )
+from .images import to_rgb
 from .prompts import box_prompts, point_prompts
 from .rows import Rows, TableRows
 from .samples import Samples

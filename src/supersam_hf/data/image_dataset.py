@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from .augment import ColorAugmentation, random_erasing, random_resized_crop
-from .canonical import to_rgb
 from .classification_arguments import ImageClassificationArguments
+from .images import to_rgb
 from .rows import Rows, TableRows
 from .samples import Samples
 from .skipped import SkipLog

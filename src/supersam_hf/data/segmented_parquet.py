@@ -52,8 +52,6 @@ def _from_objects(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _from_instances(row: dict[str, Any], number: int) -> dict[str, Any]:
-    from datasets import Image
-
     row["image"] = image_cell(row, "image")
-    row["instances"] = Image().decode_example(image_cell(row, "instances"))
+    row["instances"] = image_cell(row, "instances")
     return {"image": row["image"], **_convert_instances(row, number, CONVERSION)}

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .canonical import decode_mask, encode_masks, instances_to_objects, rles_to_objects, to_rgb
+from .canonical import decode_mask, encode_masks, instances_to_objects, rles_to_objects
 from .crops import Crop, masks_within
+from .images import to_rgb
 from .source import Source, UnreadableError
 from .unreadable import decode_image
 

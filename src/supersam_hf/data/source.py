@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .canonical import encoded_size
+from .images import encoded_size
 from .skipped import LeftOut
 
 

@@ -3,17 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from .arguments import SourceFormat
-from .canonical import (
-    CONVERSION,
-    check_mask_size,
-    encoded_size,
-    id_map_array,
-    instances_to_objects,
-)
+from .canonical import CONVERSION, check_mask_size, instances_to_objects
 from .convert import convert
+from .images import encoded_size
+from .masks import read_ids
 from .segmentations import segmentations_to_objects
 from .source import Shard, Source
 from .splits import open_stored
@@ -63,7 +57,10 @@ class TableSource(Source):
         by_objects = layout == "canonical" or (layout == "auto" and "objects" in dataset.column_names)
         self._convert = _convert_objects if by_objects else _convert_instances
         check_columns(dataset.column_names, ("image", "objects" if by_objects else "instances"))
-        self.dataset = dataset.cast_column("image", ImageFeature(decode=False))
+        for column in ("image", "instances"):  # read where it is known which row is broken
+            if isinstance(dataset.features.get(column), ImageFeature):
+                dataset = dataset.cast_column(column, ImageFeature(decode=False))
+        self.dataset = dataset
         self.shards = [Shard(name, len(dataset))]
 
     def read(self, shard: int, row: int) -> dict[str, Any]:
@@ -89,9 +86,9 @@ def check_columns(columns: list[str], needed: tuple[str, str]) -> None:
 
 def _convert_instances(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
     name = _row_name(row, index)
-    if not isinstance(row["instances"], Image.Image):
+    if not isinstance(row["instances"], (dict, bytes)):
         raise ValueError(f"`instances` of {name} is no image; it must be a PNG of object ids, 0 = background.")
-    ids = id_map_array(row["instances"], name)
+    ids = read_ids(row["instances"], f"The map of image {name!r}")
     check_mask_size(ids.shape, encoded_size(row["image"]), name)
     return {"image_id": name, "objects": instances_to_objects(ids)}
 

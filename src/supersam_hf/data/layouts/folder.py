@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..canonical import check_mask_size, encode_masks, id_map_array, instances_to_objects
+from ..canonical import check_mask_size, encode_masks, instances_to_objects
+from ..masks import ids_of
 from .listed import IMAGE_SUFFIXES, ListedSource, binary_mask
 
 
@@ -48,7 +49,7 @@ class FolderSource(ListedSource):
 
     def ids(self, image: Image.Image, name: str) -> np.ndarray:
         """The object of each pixel, int64 (height, width), from the map of an image; 0 = none."""
-        return id_map_array(image, name)
+        return ids_of(image, name)
 
     def mask_files(self, file: Path) -> list[Path]:
         map_file, folder = self._masks_of(file)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..canonical import check_mask_size, decoded_size
+from ..canonical import check_mask_size
+from ..images import decoded_size
 from ..paths import check_inside, check_utf8, inside, shown, source_root
 from ..source import Shard, Source
 from ..unreadable import broken_example

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ..canonical import encoded_size
+from ..images import encoded_size
 from ..paths import visible
 from ..segmentations import segmentations_to_objects
 from ..source import Shard, Source

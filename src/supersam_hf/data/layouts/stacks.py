@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ..canonical import check_mask_size, decoded_size, encode_masks
+from ..canonical import check_mask_size, encode_masks
+from ..images import decoded_size
 from ..source import Shard, Source
 from ..unreadable import UNREADABLE, broken_example
 from .listed import stamp_of
