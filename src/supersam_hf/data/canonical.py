@@ -85,8 +85,6 @@ def instances_to_objects(id_map: np.ndarray) -> dict[str, list]:
     return rles_to_objects(rles)
 
 
-
-
 def check_mask_size(mask_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
     """Raises `ValueError` unless a mask and its image agree in (height, width)."""
     if tuple(mask_size) != tuple(image_size):

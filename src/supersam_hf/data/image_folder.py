@@ -29,8 +29,8 @@ MASK_LAYOUT = {"images", "masks", "labels", "annotations", "annotations_instance
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether images lie in `<class>/` or `<split>/<class>/` of a folder, or deeper, with no metadata that says more of
-    them and no parquet files."""
+    """Whether images lie in `<class>/` or `<split>/<class>/` of a folder, or deeper, with no metadata that says more
+    of them and no parquet files."""
     if not path.is_dir():
         return False
     tree = ClassTree.of(path)

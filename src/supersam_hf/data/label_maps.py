@@ -193,7 +193,16 @@ def _numbered(pairs: list[tuple[Path, Path]]) -> list[str]:
 
 
 def _foreground(args: SemanticArguments, part: Literal["train", "eval"]) -> Labelled:
-    shared = ("source", "config_name", "revision", "train_split", "eval_split", "max_train_images", "max_eval_images")
+    shared = (
+        "source",
+        "config_name",
+        "revision",
+        "columns",
+        "train_split",
+        "eval_split",
+        "max_train_images",
+        "max_eval_images",
+    )
     data = DataArguments(**{name: getattr(args, name) for name in shared}, on_error=args.on_error)
     return Labelled(ForegroundRows(load_source(data, part), part == "train"), FOREGROUND)
 

@@ -119,7 +119,8 @@ def _checked_run_lengths(rle: dict[str, Any], size: tuple[int, int], name: str) 
 
 
 def check_plain_counts(counts: Any, size: tuple[int, int], name: str) -> None:
-    """Raises `ValueError` unless run lengths are whole numbers from 0 on that add up to the pixels of (height, width)."""
+    """Raises `ValueError` unless run lengths are whole numbers from 0 on that add up to the pixels of an image of
+    (height, width)."""
     values = np.array(counts) if isinstance(counts, list) else np.array(None)
     if values.ndim != 1 or values.dtype.kind not in "iu" or not len(values) or values.min() < 0:
         raise ValueError(
