@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 # Part of the key under which converted datasets are cached: to be raised when a conversion changes.
-CONVERSION = 1
+CONVERSION = 2
 
 
 def canonical_features() -> "Features":

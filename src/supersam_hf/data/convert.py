@@ -44,7 +44,7 @@ def convert(source: Source, *, skip: bool, decode: bool = False) -> "Dataset":
 
     digest = hashlib.sha256(str(CONVERSION).encode())
     for shard in range(len(source.shards)):
-        digest.update(source.stamp(shard).encode())
+        digest.update(source.stamp(shard).encode("utf-8", "backslashreplace"))
     arguments = {"source": source, "stamp": digest.hexdigest(), "skip": skip, "decode": decode}
     try:
         return Dataset.from_generator(examples, features=checked_features(skip), gen_kwargs=arguments)

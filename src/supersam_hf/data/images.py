@@ -10,18 +10,16 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
+
+from ..models.supersam.rgb_supersam import safe_formats, to_8_bit, to_rgb
 
 
 ImageSource = Path | str | bytes | Mapping[str, Any]
 
-# Raster formats that Pillow decodes itself: no EPS, PDF or WMF, which other programs would render.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 # Of a file that is read whole. Stacks, of which only one page is read at a time, may be larger.
 MOST_BYTES = 2 * 1024**3
 # The longer side of a picture over the shorter one: of a thinner one, resizing leaves nothing, or asks for memory
@@ -53,9 +51,9 @@ def open_image(source: ImageSource, name: str | None = None, most_bytes: int | N
     if content is None:
         check_regular_file(path, name, most_bytes)
     try:
-        image = Image.open(io.BytesIO(content) if content is not None else path, formats=_formats())
+        image = Image.open(io.BytesIO(content) if content is not None else path, formats=safe_formats())
     except Image.UnidentifiedImageError as error:
-        known = ", ".join(_formats())
+        known = ", ".join(safe_formats())
         raise ValueError(f"{name} is no image of a format that is read ({known}), or its header is broken.") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}.") from error
@@ -104,42 +102,6 @@ def read_rgb(source: ImageSource, name: str | None = None) -> Image.Image:
     return read_picture(source, name).convert("RGB")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An 8-bit RGB image (see [`to_8_bit`])."""
-    return to_8_bit(image).convert("RGB")
-
-
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """An image as 8-bit grey ("L") or RGB.
-
-    Grey of more than 8 bits (modes I;16, I, F) is stretched from its own darkest to its brightest value; NaN and
-    -infinity take the darkest, +infinity the brightest. CIE Lab is converted to sRGB; an alpha channel is dropped, as
-    image processors do. (Pillow itself cuts colours of 16 bits to their upper 8.)
-
-    Raises:
-        ValueError: If no value is finite.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_stretched(np.asarray(image, dtype=np.float32)))
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
-    return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
-
-
-def _stretched(values: np.ndarray) -> np.ndarray:
-    """uint8 (height, width) from float32: the smallest finite value to 0, the largest to 255."""
-    finite = np.isfinite(values)
-    if not finite.all():
-        if not finite.any():
-            raise ValueError("none of its pixels is a finite number.")
-        values = np.nan_to_num(
-            values, nan=values[finite].min(), posinf=values[finite].max(), neginf=values[finite].min()
-        )
-    low, high = float(values.min()), float(values.max())
-    return np.round((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
-
-
 def check_shape(size: tuple[int, int], name: str) -> None:
     """Raises `ValueError` for a picture so thin that resizing it leaves nothing; `size` in px, in any order."""
     longer, shorter = max(size), min(size)
@@ -164,8 +126,14 @@ def decoded_size(image: Image.Image) -> tuple[int, int]:
 
 
 def encoded_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
-    """(height, width) of an image once it is decoded and turned upright; from its header."""
+    """(height, width) of a picture once it is decoded and turned upright; from its header.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be opened (see [`open_image`]), or is thinner than 1:500.
+    """
     with open_image(source, name) as image:
+        check_shape(image.size, named(source, name))
         return decoded_size(image)
 
 
@@ -182,13 +150,6 @@ def _content_and_path(source: ImageSource) -> tuple[bytes | None, str]:
             raise ValueError("An image has neither bytes nor a path.")
         return content, path or ""
     return (source, "") if isinstance(source, bytes) else (None, str(source))
-
-
-@cache
-def _formats() -> list[str]:
-    """Of [`FORMATS`], those that this Pillow has."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def upright(image: Image.Image, name: str) -> Image.Image:
@@ -210,3 +171,15 @@ def single_page(image: Image.Image, name: str) -> None:
     image.seek(0)
     if second == first:
         raise ValueError(f"{name} is a stack of {image.n_frames} pages: save each as an image of its own.")  # type: ignore[attr-defined]
+
+
+__all__ = [
+    "decoded_size",
+    "encoded_size",
+    "open_image",
+    "read_picture",
+    "read_rgb",
+    "to_8_bit",
+    "to_rgb",
+    "upright",
+]

@@ -1,32 +1,37 @@
 """Images with a class for every pixel: Cityscapes, ADE20K's scene parsing, folders of label maps, and the foreground
 of any source of objects."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from .arguments import DataArguments
 from .canonical import check_mask_size, decode_mask
-from .layouts.folder import image_names
+from .images import read_rgb
+from .label_classes import (
+    ADE20K_CLASSES,
+    CITYSCAPES,
+    IGNORED,
+    Classes,
+    ade20k_classes,
+    check_seen,
+    cityscapes_classes,
+    own_classes,
+    read_classes,
+    seen_classes,
+)
+from .layouts.folder import check_stems, image_names, names_by_stem
 from .load import load_source
+from .paths import check_inside, source_root
 from .rows import TableRows
 from .semantic_arguments import SemanticArguments
-from .source import UnreadableError
+from .unreadable import broken_example
 
 
-IGNORED = 255
 FOREGROUND = ["background", "object"]
-# Of Cityscapes' 34 ids, the 19 that are trained and evaluated on, in the order of their train ids.
-CITYSCAPES: dict[int, str] = {
-    **{7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light"},
-    **{20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car"},
-    **{27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
-}
-ADE20K_CLASSES = 150
 # Names of a split that mean the same, and what is read where images lie in no folder of a split.
 TRAINING, VALIDATION, ALL = ("train", "training"), ("validation", "val"), "all"
 LOOKED_FOR = (
@@ -39,12 +44,12 @@ class LabelMapRows:
 
     Args:
         pairs (`Sequence[tuple[Path, Path]]`): Image and map, in order.
-        train_ids (`Callable`): From the map as it is stored (height, width) to classes from 0 on, 255 where there is
-            none.
+        classes (`Callable`): From the ids of a map (height, width) to classes from 0 on, -1 where there is none.
+        count (`int`): Classes that there are.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], train_ids: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.pairs, self.train_ids = pairs, train_ids
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], classes: Classes, count: int) -> None:
+        self.pairs, self.classes, self.count = pairs, classes, count
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -54,15 +59,10 @@ class LabelMapRows:
 
     def read(self, index: int) -> dict[str, Any]:
         file, labels = self.pairs[index]
-        try:
-            with Image.open(file) as image, Image.open(labels) as stored:
-                picture, ids = image.convert("RGB"), np.asarray(stored)
-            if ids.ndim != 2:
-                raise ValueError(f"its label map {labels} has {ids.ndim} dimensions, not rows and columns")
-            check_mask_size(ids.shape, (picture.height, picture.width), file.name)
-            return {"image": picture, "labels": self.train_ids(ids)}
-        except (OSError, ValueError) as error:
-            raise UnreadableError(f"{file}: {error}") from error
+        with broken_example(str(file)):
+            picture, shown = read_rgb(file), read_classes(labels, self.classes, self.count)
+            check_mask_size(shown.shape, (picture.height, picture.width), file.name)
+            return {"image": picture, "labels": shown}
 
 
 class ForegroundRows(TableRows):
@@ -72,8 +72,10 @@ class ForegroundRows(TableRows):
         row = super().read(index)
         image = row["image"].convert("RGB")
         labels = np.zeros((image.height, image.width), dtype=np.uint8)
-        for rle in row["objects"]["segmentation"]:
-            labels |= decode_mask(rle).astype(np.uint8)
+        with broken_example(self.name(index)):
+            for rle in row["objects"]["segmentation"]:
+                check_mask_size(rle["size"], labels.shape, self.name(index))
+                labels |= decode_mask(rle).astype(np.uint8)
         return {"image": image, "labels": labels}
 
 
@@ -93,7 +95,8 @@ def load_label_maps(args: SemanticArguments, part: Literal["train", "eval"]) -> 
         part (`str`): "train" or "eval".
 
     Raises:
-        ValueError: If the folders or files are not there, saying what was looked for, or a label map is missing.
+        ValueError: If the folders or files are not there, saying what was looked for, a label map is missing, or a
+            link leads out of the source.
     """
     split, limit = (
         (args.train_split, args.max_train_images) if part == "train" else (args.eval_split, args.max_eval_images)
@@ -101,17 +104,21 @@ def load_label_maps(args: SemanticArguments, part: Literal["train", "eval"]) -> 
     layout = find_layout(args)
     if layout == "foreground":
         return _foreground(args, part)
-    root = Path(args.source)
+    root, skip = Path(args.source), args.on_error == "skip"
     if layout == "cityscapes":
-        pairs, to_train = cityscapes_pairs(root, split), cityscapes_train_ids
-        names = list(CITYSCAPES.values())
-    elif layout == "ade20k":
-        pairs, to_train = folder_pairs(root, "annotations", split), ade20k_train_ids
+        pairs = cityscapes_pairs(root, split)[:limit]
+        return Labelled(LabelMapRows(pairs, cityscapes_classes, len(CITYSCAPES)), list(CITYSCAPES.values()))
+    if layout == "ade20k":
+        pairs, classes, ids_from = folder_pairs(root, "annotations", split)[:limit], ade20k_classes, 1
         names = args.label_names or [str(i) for i in range(1, ADE20K_CLASSES + 1)]
+        seen = seen_classes([labels for _, labels in pairs], classes, named=True, skip=skip)
     else:
-        pairs, to_train = folder_pairs(root, "labels", split), _as_they_are
-        names = args.label_names or _numbered(pairs)
-    return Labelled(LabelMapRows(pairs[:limit], to_train), names)
+        pairs, classes, ids_from = folder_pairs(root, "labels", split), own_classes, 0
+        pairs = pairs[:limit] if args.label_names else pairs  # all of them tell how many classes there are
+        seen = seen_classes([labels for _, labels in pairs], classes, named=args.label_names is not None, skip=skip)
+        names = args.label_names or _numbered(seen)
+    check_seen(seen, ids_from, names, split)
+    return Labelled(LabelMapRows(pairs[:limit], classes, len(names)), names)
 
 
 def find_layout(args: SemanticArguments) -> str:
@@ -137,12 +144,12 @@ def cityscapes_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
     pairs = [
         (file, folder / file.parent.name / file.name.replace("_leftImg8bit", "_gtFine_labelIds")) for file in images
     ]
-    return _checked(pairs, f"{root / 'leftImg8bit' / split}/<city>/*_leftImg8bit.png")
+    return _checked(root, pairs, f"{root / 'leftImg8bit' / split}/<city>/*_leftImg8bit.png")
 
 
 def folder_pairs(root: Path, maps: str, split: str) -> list[tuple[Path, Path]]:
-    """`images/<split>/<stem>.*` with `<maps>/<split>/<stem>.png`, or of the split "all" without the folders; ADE20K's
-    splits are called training and validation."""
+    """`images/<split>/<stem>.*` with `<maps>/<split>/<stem>.png` (or another suffix of images), or of the split "all"
+    without the folders; ADE20K's splits are called training and validation."""
     same = next((names for names in (TRAINING, VALIDATION) if split in names), ())
     for name in [""] if split == ALL else dict.fromkeys((split, *same)):
         images, labels = root / "images" / name, root / maps / name
@@ -153,42 +160,38 @@ def folder_pairs(root: Path, maps: str, split: str) -> list[tuple[Path, Path]]:
             f"There is no {root / 'images' / split} with {root / maps / split}; a source may have {LOOKED_FOR}. Of "
             f"images without a folder a split, say that all are meant: `--data.train_split {ALL}`."
         )
-    pairs = [(images / name, labels / f"{Path(name).stem}.png") for name in image_names(images)]
-    return _checked(pairs, str(images))
+    names, stored = image_names(images), names_by_stem(labels)
+    check_stems(images, names)
+    several = next((stored[Path(name).stem] for name in names if len(stored.get(Path(name).stem, [])) > 1), None)
+    if several:
+        raise ValueError(f"{labels} has {' and '.join(several)} for one image: keep one.")
+    pairs = [(images / name, labels / stored.get(stem := Path(name).stem, [f"{stem}.png"])[0]) for name in names]
+    return _checked(root, pairs, str(images))
 
 
-def _checked(pairs: list[tuple[Path, Path]], looked_in: str) -> list[tuple[Path, Path]]:
+def _checked(root: Path, pairs: list[tuple[Path, Path]], looked_in: str) -> list[tuple[Path, Path]]:
     if not pairs:
         raise ValueError(f"There is no image in {looked_in}; a source may have {LOOKED_FOR}.")
     missing = [str(labels) for _, labels in pairs if not labels.is_file()]
     if missing:
         raise ValueError(f"{len(missing)} of {len(pairs)} images have no label map, the first {missing[0]}.")
+    check_inside([file for pair in pairs for file in pair], [source_root(root)])
     return pairs
 
 
-def cityscapes_train_ids(ids: np.ndarray) -> np.ndarray:
-    """Cityscapes' label ids to its 19 train ids; 255 for all others."""
-    table = np.full(256, IGNORED, dtype=np.uint8)
-    table[list(CITYSCAPES)] = np.arange(len(CITYSCAPES))
-    return table[ids]
+def _numbered(seen: dict[Path, np.ndarray]) -> list[str]:
+    """Numbers for as many classes as the maps show.
 
-
-def ade20k_train_ids(ids: np.ndarray) -> np.ndarray:
-    """ADE20K's 1 to 150 to 0 to 149; 0, anything else, is 255."""
-    return (ids.astype(np.int64) - 1).clip(-1, IGNORED).astype(np.uint8)
-
-
-def _as_they_are(ids: np.ndarray) -> np.ndarray:
-    return ids.astype(np.uint8)
-
-
-def _numbered(pairs: list[tuple[Path, Path]]) -> list[str]:
-    """Numbers for as many classes as the maps show."""
-    highest = 0
-    for _, labels in pairs:
-        with Image.open(labels) as stored:
-            ids = np.asarray(stored)
-        highest = max(highest, int(ids[ids != IGNORED].max(initial=0)))
+    Raises:
+        ValueError: If that is more than ids below 255, where no label is.
+    """
+    file = max(seen, key=lambda labels: seen[labels][-1], default=Path())
+    highest = int(seen[file][-1]) if seen else 0
+    if highest >= IGNORED:
+        raise ValueError(
+            f"The label map {file} has the id {highest}; ids are classes, 0 to {IGNORED - 1}, and {IGNORED} where "
+            "there is none."
+        )
     return [str(i) for i in range(highest + 1)]
 
 

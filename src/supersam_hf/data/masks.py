@@ -8,24 +8,39 @@ from .images import ImageSource, named, open_image, single_page, upright
 
 # White, by kind of value: 8-bit and 16-bit whole numbers, floats. A smoothed mask is cut half-way to it.
 WHITE = {"u1": 255, "u2": 65535, "f4": 1}
+# Brightest grey of a smoothed mask, at least: maps of fewer ids are none.
+BRIGHT = 128
 # A map in which more than this share of the ids, and at least so many, have no pixel inside is a resized mask.
 MOST_EDGES, FEWEST_EDGES = 0.5, 3
 LOSSY = "JPEG"
 
 
-def read_ids(source: ImageSource, name: str | None = None) -> np.ndarray:
-    """The id of each pixel, int64 (height, width), 0 = background (see [`ids_of`]).
+def read_ids(source: ImageSource, name: str | None = None, *, objects: bool = True) -> np.ndarray:
+    """The id of each pixel, int64 (height, width) (see [`ids_of`]).
+
+    Args:
+        source (`Path`, `str`, `bytes` or `dict`): As of `open_image`.
+        name (`str`, *optional*): What errors call it; its path by default.
+        objects (`bool`): Ids are of objects, which have an inside: a smoothed mask is refused. Classes may have none.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or is no map of ids: see [`ids_of`]; a JPEG, which changes ids.
+        ValueError: If it cannot be read, or is no map of ids (see [`ids_of`]): a JPEG, which changes ids, too, and a
+            mask that was resized with its edges smoothed, so that each grey of them would be an object.
     """
     name = named(source, name)
     with open_image(source, name) as image:
         if image.format == LOSSY:
             raise ValueError(f"{name} is a JPEG, which changes ids where they meet; save maps of ids as PNG or TIFF.")
         single_page(image, name)
-        return ids_of(upright(image, name), name)
+        ids = ids_of(upright(image, name), name)
+    if objects and _is_smoothed(ids):
+        raise ValueError(
+            f"{name} seems to be a mask whose edges were smoothed when it was resized: its "
+            f"{len(np.unique(ids)) - 1} greys are no objects. Resize masks to the nearest pixel; or, if it shows one "
+            "object, put it into a folder of masks of one object each, where it is cut at half."
+        )
+    return ids
 
 
 def ids_of(image: Image.Image, name: str) -> np.ndarray:
@@ -33,8 +48,8 @@ def ids_of(image: Image.Image, name: str) -> np.ndarray:
     are whole numbers), or of a palette the index, whatever its colour.
 
     Raises:
-        ValueError: If it cannot be a map of ids, naming it: it has colours, or an alpha channel that is not opaque, or
-            it is a mask that was resized with its edges smoothed, so that each grey of them would be an object.
+        ValueError: If it cannot be a map of ids, naming it: it has colours, an alpha channel that is not opaque,
+            values below 0 or fractions.
     """
     if image.mode == "LA" and image.getextrema()[1] == (255, 255):
         image = image.getchannel(0)
@@ -49,12 +64,6 @@ def ids_of(image: Image.Image, name: str) -> np.ndarray:
     ids = values.astype(np.int64)
     if ids.min() < 0:
         raise ValueError(f"{name} has the id {ids.min()}; ids are 0 (background) and above.")
-    if _is_smoothed(ids):
-        raise ValueError(
-            f"{name} seems to be a mask whose edges were smoothed when it was resized: its "
-            f"{len(np.unique(ids)) - 1} greys are no objects. Resize masks to the nearest pixel; or, if it shows one "
-            "object, put it into a folder of masks of one object each, where it is cut at half."
-        )
     return ids
 
 
@@ -64,6 +73,8 @@ def _is_smoothed(ids: np.ndarray) -> bool:
     Objects have an inside, or else lie apart.
     """
     count = int(ids.max()) + 1
+    if count <= BRIGHT:
+        return False
     if count > ids.size:  # sparse ids: numbered anew, so that counting takes no memory of their size
         ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape) + (1 if ids.min() > 0 else 0)
         count = int(ids.max()) + 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 # What operating systems, editors and version control leave in folders of images, besides names that begin with a dot.
-NO_DATA = ("__MACOSX", "__pycache__")
+NO_DATA = ("__macosx", "__pycache__", "thumbs.db", "desktop.ini")
 # In the cache of the Hub the files of a snapshot are links to blobs beside it.
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 
@@ -66,7 +66,7 @@ def check_inside(files: Sequence[Path], roots: Sequence[Path]) -> None:
 def visible(name: str) -> bool:
     """Whether a file or folder of this name may be data: not hidden, and not what a system leaves behind, as
     `._a.png`, `.ipynb_checkpoints` and `__MACOSX`."""
-    return not name.startswith(".") and name not in NO_DATA
+    return not name.startswith(".") and name.lower() not in NO_DATA
 
 
 def shown(name: str | Path) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .source import Source
-from .unreadable import decode_image, read_row
+from .unreadable import decode_image, encoded_images, read_row
 
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Rows(Protocol):
         """What messages call a row."""
 
     def read(self, index: int) -> dict[str, Any]:
-        """A row, its `image` decoded; `UnreadableError` naming it where it is broken."""
+        """A row, its `image` decoded (8-bit grey or RGB, upright); `UnreadableError` naming it where it is broken."""
 
 
 class TableRows:
@@ -33,7 +33,7 @@ class TableRows:
     """
 
     def __init__(self, dataset: "Dataset", training: bool) -> None:
-        self.dataset, self.training = dataset, training
+        self.dataset, self.training = encoded_images(dataset), training
 
     def __len__(self) -> int:
         return len(self.dataset)

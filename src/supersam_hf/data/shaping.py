@@ -11,7 +11,6 @@ from PIL import Image
 
 from .canonical import decode_mask, encode_masks, instances_to_objects, rles_to_objects
 from .crops import Crop, masks_within
-from .images import to_rgb
 from .source import Source, UnreadableError
 from .unreadable import decode_image
 
@@ -19,8 +18,6 @@ from .unreadable import decode_image
 Example = dict[str, Any]
 # Decoded images that a process keeps.
 OPENED_BYTES = 256 * 1024**2
-# What PNG stores as it is.
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
 class Patches(Source):
@@ -129,10 +126,10 @@ def cut(example: Example, image: Image.Image, crop: Crop) -> Example:
 
     Args:
         example (`dict`): Canonical example.
-        image (`PIL.Image.Image`): Its image, decoded.
+        image (`PIL.Image.Image`): Its image, decoded: 8-bit grey or RGB.
         crop ([`Crop`]): The patch.
     """
-    picture = (image if image.mode in PNG_MODES else to_rgb(image)).crop(crop.corners)
+    picture = image.crop(crop.corners)
     content = io.BytesIO()
     picture.save(content, format="PNG", compress_level=1)
     name = f"{example['image_id']}_{crop.top}_{crop.left}"

@@ -75,5 +75,6 @@ class Source(ABC):
         """Digest of the names, rows, sizes and contents of the shards."""
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(f"{shard.name}:{shard.rows}:{shard.size}:{shard.contents}\n".encode())
+            line = f"{shard.name}:{shard.rows}:{shard.size}:{shard.contents}\n"
+            digest.update(line.encode("utf-8", "backslashreplace"))
         return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from .images import read_picture
 from .source import UnreadableError
 
 
@@ -50,27 +51,29 @@ def reason(error: BaseException) -> str:
 
 
 def read_row(dataset: "Dataset", index: int, *, training: bool) -> dict[str, Any]:
-    """A row of a dataset with a column `image`.
+    """A row of a dataset with a column `image`, which [`encoded_images`] left encoded; here it is decoded.
 
     Raises:
         UnreadableError: If the image cannot be read, or there is none, naming its row and file.
     """
-    from datasets import Image as ImageFeature
-
     part = "training" if training else "evaluation"
-    try:
-        row = dataset[index]
-    except UNREADABLE as error:
-        cell = dataset.cast_column("image", ImageFeature(decode=False))[index]["image"]
-        name = f"The image of row {index}{_shown(cell)} of the {part} data"
-        raise UnreadableError(f"{name} cannot be read: {reason(error)} {ADVICE}") from error
+    row = dataset[index]
     if row["image"] is None:
         raise UnreadableError(f"Row {index} of the {part} data has no image. {ADVICE}")
-    return row
+    name = f"The image of row {index}{_shown(row['image'])} of the {part} data"
+    with broken_example(name):
+        return {**row, "image": read_picture(row["image"], name)}
+
+
+def encoded_images(dataset: "Dataset") -> "Dataset":
+    """A dataset whose column `image` is left as it is stored, for [`read_row`] to decode."""
+    from datasets import Image as ImageFeature
+
+    return dataset.cast_column("image", ImageFeature(decode=False))
 
 
 def decode_image(cell: dict[str, Any], name: str) -> Image.Image:
-    """The image of an encoded cell, as a map-style dataset gives it.
+    """The image of an encoded cell: 8-bit grey or RGB, turned upright (see `read_picture`).
 
     Args:
         cell (`dict`): `bytes` and `path`.
@@ -79,10 +82,8 @@ def decode_image(cell: dict[str, Any], name: str) -> Image.Image:
     Raises:
         UnreadableError: If it cannot be read, naming it and its file.
     """
-    from datasets import Image as ImageFeature
-
     with broken_example(f"{name}{_shown(cell)}"):
-        return ImageFeature().decode_example(cell)
+        return read_picture(cell, name)
 
 
 def _shown(cell: dict[str, Any] | None) -> str:

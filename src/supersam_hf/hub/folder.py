@@ -56,6 +56,7 @@ OURS = {
         *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
         *("attention_supersam.py", "configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
         *("image_processing_supersam.py", "layers_supersam.py", "modeling_supersam.py", "pareto_supersam.py"),
+        "rgb_supersam.py",
         *(f"{part}_{kind.config_class.model_type}.py" for kind in OF_IMAGES for part in CODE),
     ),
     "adapter": ("adapter_config.json", "adapter_model.safetensors"),

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..canonical import check_mask_size, instances_to_objects
+from ..images import open_image, upright
 from ..paths import visible
 from .folder import FolderSource
 from .listed import ListedSource
@@ -17,8 +17,8 @@ SEGMENTATION = "_seg.png"
 class ChallengeInstanceSource(FolderSource):
     """Images with a PNG each whose red is the class and whose green is the number of the instance; 0 = none."""
 
-    def ids(self, image: Image.Image, name: str) -> np.ndarray:
-        red, green, _ = channels(image, name)
+    def ids(self, file: Path) -> np.ndarray:
+        red, green, _ = channels(file)
         return np.where((red > 0) & (green > 0), red * 256 + green, 0)
 
 
@@ -45,15 +45,15 @@ class FullReleaseSource(ListedSource):
         return [file.with_name(file.stem + SEGMENTATION)]
 
     def objects(self, index: int, file: Path, size: tuple[int, int]) -> dict[str, list]:
-        with Image.open(self.mask_files(file)[0]) as image:
-            red, green, blue = channels(image, file.name)
+        red, green, blue = channels(self.mask_files(file)[0])
         classes = red // 10 * 256 + green
         check_mask_size(classes.shape, size, file.name)
         return instances_to_objects(np.where((classes > 0) & (blue > 0), classes * 256 + blue, 0))
 
 
-def channels(image: Image.Image, name: str) -> np.ndarray:
-    """Red, green and blue, int64 (3, height, width); `ValueError` for an image of another mode."""
-    if image.mode != "RGB":
-        raise ValueError(f"The instances of image {name!r} have mode {image.mode}; they need RGB.")
-    return np.asarray(image).astype(np.int64).transpose(2, 0, 1)
+def channels(file: Path) -> np.ndarray:
+    """Red, green and blue of an image file, int64 (3, height, width); `ValueError` for one of another mode."""
+    with open_image(file) as image:
+        if image.mode != "RGB":
+            raise ValueError(f"The instances in {file} have mode {image.mode}; they need RGB.")
+        return np.asarray(upright(image, str(file))).astype(np.int64).transpose(2, 0, 1)

@@ -1,19 +1,27 @@
 """A folder of images and one of their masks."""
 
+import logging
 import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..canonical import check_mask_size, encode_masks, instances_to_objects
-from ..masks import ids_of
+from ..masks import read_ids
+from ..paths import visible
 from .listed import IMAGE_SUFFIXES, ListedSource, binary_mask
 
 
+logger = logging.getLogger(__name__)
+
+
 class FolderSource(ListedSource):
-    """Images `<stem>.*` with `<stem>.png` in another folder (an id for each pixel, 0 = background), or there
-    `<stem>/*.png` (one binary mask an object).
+    """Images `<stem>.*` with, in another folder, `<stem>.png` (an id for each pixel, 0 = background) or
+    `<stem>/*.png` (one binary mask an object); masks of any suffix of images, in upper or lower case.
 
     Ids may be of instances, or of classes as in the scene parsing of ADE20K: then each class that is to be seen is one
     object.
@@ -24,42 +32,87 @@ class FolderSource(ListedSource):
         source (`Path`, *optional*): Folder of the whole source, where both lie.
 
     Raises:
-        ValueError: If a folder is missing, or there is no image.
+        ValueError: If a folder is missing, there is no image, or two images have one name, and so one mask.
     """
 
     def __init__(self, images: Path, masks: Path, source: Path | None = None) -> None:
         for folder in (images, masks):
             if not folder.is_dir():
                 raise ValueError(f"There is no folder {folder}; the layout needs {images} and {masks}.")
-        super().__init__(images, image_names(images), source)
+        names = image_names(images)
+        check_stems(images, names)
+        super().__init__(images, names, source)
         self.masks = masks
         if not self.shards:
             raise ValueError(f"{images} has no image ({', '.join(IMAGE_SUFFIXES)}).")
 
+    @cached_property
+    def _maps(self) -> dict[str, list[str]]:
+        return names_by_stem(self.masks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_maps"}
+
     def objects(self, index: int, file: Path, size: tuple[int, int]) -> dict[str, list]:
-        map_file, folder = self._masks_of(file)
-        if not (map_file.is_file() or folder.is_dir()):
-            raise ValueError(f"There is neither {map_file} nor a folder {folder}.")
-        if not map_file.is_file():
-            return encode_masks([binary_mask(path, size) for path in self.mask_files(file)])
-        with Image.open(map_file) as image:
-            ids = self.ids(image, file.name)
+        folder, maps = self.masks / file.stem, self._maps.get(file.stem, [])
+        if not maps and not folder.is_dir():
+            raise ValueError(f"There is neither {folder}.png nor a folder {folder}.")
+        single = mask_names(folder) if folder.is_dir() else []
+        if len(maps) > 1 or (maps and single):
+            several = [*maps, *(f"{file.stem}/{path.name}" for path in single)]
+            raise ValueError(
+                f"It has several masks in {self.masks} ({', '.join(several[:3])}): keep one map, or the folder."
+            )
+        if not maps:
+            return encode_masks([binary_mask(path, size) for path in single])
+        ids = self.ids(self.masks / maps[0])
         check_mask_size(ids.shape, size, file.name)
         return instances_to_objects(ids)
 
-    def ids(self, image: Image.Image, name: str) -> np.ndarray:
+    def ids(self, file: Path) -> np.ndarray:
         """The object of each pixel, int64 (height, width), from the map of an image; 0 = none."""
-        return ids_of(image, name)
+        return read_ids(file)
 
     def mask_files(self, file: Path) -> list[Path]:
-        map_file, folder = self._masks_of(file)
-        return [map_file] if map_file.is_file() else sorted(folder.glob("*.png"))
+        maps, folder = self._maps.get(file.stem, []), self.masks / file.stem
+        return [self.masks / name for name in maps] + (sorted(folder.iterdir()) if folder.is_dir() else [])
 
-    def _masks_of(self, file: Path) -> tuple[Path, Path]:
-        """Where the map of an image's objects lies, or else the folder of their masks."""
-        return self.masks / f"{file.stem}.png", self.masks / file.stem
+
+def names_by_stem(folder: Path) -> dict[str, list[str]]:
+    """Names of the image files in a folder by their stems; `a` has several where `a.png` and `a.tif` lie there."""
+    found: dict[str, list[str]] = {}
+    for name in image_names(folder):
+        found.setdefault(Path(name).stem, []).append(name)
+    return found
+
+
+def mask_names(folder: Path) -> list[Path]:
+    """The masks of one image, a file an object, sorted.
+
+    Raises:
+        ValueError: If something else lies there, which would be left out.
+    """
+    files = sorted(path for path in folder.iterdir() if visible(path.name))
+    odd = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
+    if odd:
+        raise ValueError(f"{folder} holds {odd[0]!r}, which is no mask ({', '.join(IMAGE_SUFFIXES)}): remove it.")
+    return files
 
 
 def image_names(folder: Path) -> list[str]:
-    """Names of the image files in a folder, sorted."""
-    return sorted(name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES))
+    """Names of the image files in a folder, sorted; how many other files are left out is logged."""
+    names = sorted(name for name in os.listdir(folder) if visible(name))
+    kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES) and (folder / name).is_file()]
+    if others:
+        logger.warning(f"{len(others)} files in {folder} are no images and left out, the first {others[0]!r}.")
+    return kept
+
+
+def check_stems(folder: Path, names: Sequence[str]) -> None:
+    """Raises `ValueError` where two images differ in their suffixes alone: both would have the mask of one."""
+    stems = Counter(Path(name).stem for name in names)
+    stem, count = max(stems.items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        same = [name for name in names if Path(name).stem == stem]
+        raise ValueError(f"{folder} has {' and '.join(same)}, which would share one mask: rename or remove one.")

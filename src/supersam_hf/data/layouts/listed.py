@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..canonical import check_mask_size
-from ..images import decoded_size
+from ..images import encoded_size
+from ..masks import read_binary_mask
 from ..paths import check_inside, check_utf8, inside, shown, source_root
 from ..source import Shard, Source
 from ..unreadable import broken_example
@@ -69,13 +69,13 @@ class ListedSource(Source):
         index = shard * SHARD_FILES + row
         with broken_example(self.name(shard, row), self.root):
             file = self.checked_file(shard, row)
-            objects = self.objects(index, file, image_file_size(file))
+            objects = self.objects(index, file, encoded_size(file))
         name = self.image_id(index, file)
         return {"image": {"bytes": None, "path": str(file)}, "image_id": name, "objects": objects}
 
     def image_size(self, shard: int, row: int) -> tuple[int, int]:
         with broken_example(self.name(shard, row), self.root):
-            return image_file_size(self.checked_file(shard, row))
+            return encoded_size(self.checked_file(shard, row))
 
     def stamp(self, shard: int) -> str:
         files = [self.file(shard, row) for row in range(self.shards[shard].rows)]
@@ -91,19 +91,12 @@ def stamp_of(files: Sequence[Path]) -> str:
     return "\n".join(parts)
 
 
-def image_file_size(file: Path) -> tuple[int, int]:
-    """(height, width) of an image file once it is decoded, from its header."""
-    with Image.open(file) as image:
-        return decoded_size(image)
-
-
 def binary_mask(file: Path, size: tuple[int, int]) -> np.ndarray:
-    """Boolean (height, width) of an image file of the size given: what is not black.
+    """Boolean (height, width) of a mask file of the size given (see `read_binary_mask`).
 
     Raises:
-        ValueError: If it is of another size.
+        ValueError: If it is of another size, or it is not clear what its object is.
     """
-    with Image.open(file) as image:
-        mask = np.asarray(image.convert("L")) > 0
+    mask = read_binary_mask(file)
     check_mask_size(mask.shape, size, file.name)
     return mask

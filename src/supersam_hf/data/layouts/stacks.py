@@ -2,16 +2,16 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..canonical import check_mask_size, encode_masks
-from ..images import decoded_size
+from ..images import check_pixels, decoded_size, open_image, to_8_bit, upright
+from ..masks import binary_of
 from ..source import Shard, Source
 from ..unreadable import UNREADABLE, broken_example
 from .listed import stamp_of
@@ -22,9 +22,9 @@ TRUTH = "_groundtruth"
 
 
 class StackSource(Source):
-    """`<name>.tif` with `<name>_groundtruth.tif`: a page of each is an image and its mask, which is not black where
-    objects are. The mask is one object; [`components`] tells the connected ones apart. A stack that cannot be opened
-    is a shard of one example, which is broken.
+    """`<name>.tif` with `<name>_groundtruth.tif`: a page of each is an image (made 8-bit) and its mask, which is not
+    black where objects are. The mask is one object; [`components`] tells the connected ones apart. A stack that cannot
+    be opened is a shard of one example, which is broken.
 
     Args:
         files (`Sequence[Path]`): Stacks of images.
@@ -43,10 +43,12 @@ class StackSource(Source):
                     raise ValueError(f"{truth.name} has {masks.n_frames} pages, the stack {pages.n_frames}.")
                 pages.seek(row)
                 masks.seek(row)
-                mask = np.asarray(masks) > 0
-                check_mask_size(mask.shape[:2], decoded_size(pages), name)
+                for page in (pages, masks):
+                    check_pixels(page, name)
+                mask, picture = binary_of(upright(masks, name), name), to_8_bit(upright(pages, name))
+                check_mask_size(mask.shape, (picture.height, picture.width), name)
                 content = io.BytesIO()
-                pages.save(content, format="PNG", compress_level=1)
+                picture.save(content, format="PNG", compress_level=1)
         image = {"bytes": content.getvalue(), "path": f"{file.stem}_{row:04d}.png"}
         return {"image": image, "image_id": f"{file.stem}_{row:04d}", "objects": encode_masks([mask])}
 
@@ -63,13 +65,13 @@ class StackSource(Source):
         return stamp_of([self.files[shard], truth_of(self.files[shard])])
 
 
-def open_stack(file: Path) -> TiffImageFile:
-    """A TIFF file, of which no page is read yet; `ValueError` if it is none."""
-    pages = Image.open(file)
-    if not isinstance(pages, TiffImageFile):
-        pages.close()
-        raise ValueError(f"{file.name} is no TIFF file.")
-    return pages
+@contextmanager
+def open_stack(file: Path) -> Iterator[TiffImageFile]:
+    """A TIFF file of any number of bytes, of which no page is read yet; `ValueError` if it is none."""
+    with open_image(file, most_bytes=None) as pages:
+        if not isinstance(pages, TiffImageFile):
+            raise ValueError(f"{file.name} is no TIFF file.")
+        yield pages
 
 
 def truth_of(file: Path) -> Path:

@@ -1,15 +1,35 @@
 """SAM's image processor and processor on PIL: they need no torchvision."""
 
+import os
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from transformers import SamProcessor
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
+from .rgb_supersam import safe_formats, to_rgb
+
 
 class SuperSamImageProcessor(SamImageProcessorPil):
-    """Resizes the longest side to the model's input (aspect ratio kept), normalises, pads below and to the right."""
+    """Resizes the longest side to the model's input (aspect ratio kept), normalises, pads below and to the right.
+
+    Images of more than 8 bits, CIE Lab and NaN are converted as training converts them (see `to_rgb`); files are
+    turned upright, opened images are taken as they lie, for prompts are given in their pixels.
+    """
+
+    def convert_to_rgb(self, image: Any, *args: Any, **kwargs: Any) -> np.ndarray:
+        """Convert an image (PIL or array) to an RGB array (height, width, 3)."""
+        image = to_rgb(image) if isinstance(image, Image.Image) else image
+        return super().convert_to_rgb(image, *args, **kwargs)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Open the images among `image_url_or_urls` that are paths of local files; the stock method cuts off bits."""
+        if not isinstance(image_url_or_urls, str) or not os.path.isfile(image_url_or_urls):
+            return super().fetch_images(image_url_or_urls)
+        with Image.open(image_url_or_urls, formats=safe_formats()) as image:
+            return ImageOps.exif_transpose(image)
 
     # The stock method asks for torchvision, of which it uses the non-maximum suppression alone.
     def post_process_for_mask_generation(
