@@ -20,9 +20,9 @@ from test_data import processor
 
 from supersam_hf.commands.preview import drawn_samples
 from supersam_hf.data import DataArguments, PromptDataset, decode_masks, load_source, open_source
-from supersam_hf.data.canonical import check_run_lengths
 from supersam_hf.data.layouts import find_layout
 from supersam_hf.data.ranges import RowRange, sliced
+from supersam_hf.data.segmentations import check_run_lengths
 from supersam_hf.data.skipped import SkipLog
 from supersam_hf.data.source import Shard, Source, UnreadableError
 from supersam_hf_cli import main

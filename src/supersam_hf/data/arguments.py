@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from .columns import SEGMENTED, check_columns_field
+
 
 Prompt = Literal["point", "box"]
 # Layouts of files; the other formats are those of datasets' rows.
@@ -27,6 +29,8 @@ class DataArguments:
     """Branch, tag or commit of a dataset on the Hub."""
     format: SourceFormat = "auto"
     """Layout of the source; "auto" finds it from the files or columns that are there."""
+    columns: dict[str, str] | None = None
+    """Columns of a table by what they hold (image, instances or objects, image_id), where they have other names."""
     train_split: str = "train"
     """Split to train on; a slice such as "train[:90%]" is understood."""
     eval_split: str = "validation"
@@ -86,6 +90,7 @@ class DataArguments:
             value = vars(self)[name]
             if value is not None and value < minimum:
                 raise ValueError(f"`data.{name}` must be at least {minimum}, got {value}.")
+        check_columns_field(self.columns, SEGMENTED)
         if self.prompt not in ("point", "box"):
             raise ValueError(f"`data.prompt` must be 'point' or 'box', got {self.prompt!r}.")
         if self.format not in get_args(SourceFormat):

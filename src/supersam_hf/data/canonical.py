@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 # Part of the key under which converted datasets are cached: to be raised when a conversion changes.
 CONVERSION = 2
-# Of 5 bits, in a number of compressed run lengths, which is one of 32 bits.
-MOST_GROUPS = 7
 
 
 def canonical_features() -> "Features":
@@ -87,30 +85,6 @@ def instances_to_objects(id_map: np.ndarray) -> dict[str, list]:
     return rles_to_objects(rles)
 
 
-def segmentation_to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """Compressed run lengths of a COCO `segmentation`: polygons, plain or compressed run lengths.
-
-    Returns `None` where there is nothing to draw (polygons of fewer than three corners).
-    """
-    from pycocotools import mask as coco_mask
-
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], (str, bytes)):
-            return segmentation
-        return coco_mask.frPyObjects(segmentation, height, width)
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)) if polygons else None
-
-
-def segmentations_to_objects(segmentations: list[Any], size: tuple[int, int], name: str) -> dict[str, list]:
-    """`objects` of a canonical example from COCO segmentations of an image of (height, width), named in errors."""
-    rles = [rle for seg in segmentations if (rle := segmentation_to_rle(seg, *size)) is not None]
-    for rle in rles:
-        check_mask_size(rle["size"], size, name)
-        check_run_lengths(rle, name)
-    return rles_to_objects(rles)
-
-
 def check_mask_size(mask_size: tuple[int, int], image_size: tuple[int, int], name: str) -> None:
     """Raises `ValueError` unless a mask and its image agree in (height, width)."""
     if tuple(mask_size) != tuple(image_size):
@@ -118,29 +92,6 @@ def check_mask_size(mask_size: tuple[int, int], image_size: tuple[int, int], nam
             f"A mask of image {name!r} is {mask_size[0]} x {mask_size[1]} px (height x width), "
             f"the image {image_size[0]} x {image_size[1]}; they must be of one size."
         )
-
-
-def check_run_lengths(rle: dict[str, Any], name: str) -> None:
-    """Raises `ValueError` unless compressed run lengths add up to the pixels of their mask: of others pycocotools
-    reads or writes memory that is not theirs.
-
-    A number is stored in groups of 5 bits, lowest first, as characters from "0" on: bit 6 says that another follows,
-    bit 5 of the last one is the sign; from the fourth number on it is the difference to the last but one.
-    """
-    groups = np.frombuffer(_as_text(rle["counts"]).encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
-    last = (groups & 32) == 0
-    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    height, width = rle["size"]
-    place = np.arange(len(groups)) - np.repeat(starts, np.diff([*starts, len(groups)]))
-    if not len(groups) or not last[-1] or groups.min() < 0 or groups.max() > 63 or place.max() >= MOST_GROUPS:
-        raise ValueError(f"A mask of image {name!r} is not in compressed run lengths.")
-    values = np.add.reduceat((groups & 31) << (5 * place), starts)
-    values -= np.where(groups[last] & 16, 1 << (5 * (place[last] + 1)), 0)
-    counts = values.copy()
-    for first in (1, 2):  # runs of inside, then of outside, each from its first number on
-        counts[first::2] = np.cumsum(values[first::2])
-    if counts.min() < 0 or counts.sum() != height * width:
-        raise ValueError(f"The run lengths of a mask of image {name!r} add up to {counts.sum()} px, not to its size.")
 
 
 def _groups(ids: np.ndarray) -> list[np.ndarray]:

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .cells import Cells, files_inside
 from .classification_arguments import ImageClassificationArguments
+from .columns import check_there
 from .image_dataset import ImageDataset
 from .image_folder import from_image_folder, is_image_folder
-from .parquet_files import open_split
+from .parquet_files import cells_of, open_split
 from .parquet_source import ParquetSource
 from .ranges import sliced
-from .segmented_parquet import image_cell
 from .shape_classes import shape_classes
+from .skipped import SkipLog, report_skipped
 from .source import Source
-from .splits import check_local, open_stored, split_slice, take_slice
+from .splits import check_local, split_slice, take_slice
+from .stored import open_stored
 
 
 if TYPE_CHECKING:
@@ -34,24 +37,30 @@ __all__ = [
 ]
 
 
-def load_classification(args: ImageClassificationArguments, part: Literal["train", "eval"]) -> "Dataset":
+def load_classification(
+    args: ImageClassificationArguments, part: Literal["train", "eval"], skip_log: SkipLog | None = None
+) -> "Dataset":
     """The labelled images to train or to evaluate on, columns `image` and `label` (a `ClassLabel`).
 
     Args:
         args (`ImageClassificationArguments`): Where the data lies, its columns and labels, and the most images to take
             (the first ones of each class, as many of every class as can be).
         part (`str`): "train" or "eval".
+        skip_log ([`SkipLog`], *optional*): Where to list what is left out.
 
     Raises:
-        ValueError: If the source, its split or its columns are not there (saying what is), or an image has no label.
+        ValueError: If the source, its split or its columns are not there (saying what is), or an image has no label
+            (unless `on_error` is "skip" and others have one).
     """
     training = _is_training(part)
     if args.source == "shapes":
         dataset = _generate(args, training)
     else:
         split, rows = split_slice(args.train_split if training else args.eval_split)
-        dataset = take_slice(read_classification(args, split), rows)
+        dataset = take_slice(read_classification(args, split, skip_log), rows)
     field = "train_split" if training else "eval_split"
+    if args.on_error == "skip":
+        dataset = without_unlabelled(dataset, part, skip_log)
     labels = checked_labels(dataset, f"take a labelled split as `data.{field}`")
     limit = args.max_train_images if training else args.max_eval_images
     return dataset if limit is None else dataset.select(evenly_over_classes(labels, limit))
@@ -76,7 +85,7 @@ def stream_classification(
     opened = open_split(args.source, split, args.config_name, args.revision)
     image, label = _columns(opened.features, args)
     classes = _classes(opened.features[label], args.label_names)
-    convert = LabelledRow(image, label, classes)
+    convert = LabelledRow(image, label, classes, cells_of(args.source))
     source = ParquetSource(opened, [image, label], convert, args.shuffle_buffer if training else 0)
     return sliced(source, rows, args.max_train_images if training else args.max_eval_images), classes.names
 
@@ -96,11 +105,13 @@ class LabelledRow:
         image (`str`): Column of the images.
         label (`str`): Column of the labels.
         classes (`ClassLabel`): What the labels mean.
+        cells ([`Cells`]): How the images are found.
     """
 
     image: str
     label: str
     classes: "ClassLabel"
+    cells: Cells
 
     def __call__(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         value = row[self.label]
@@ -110,7 +121,7 @@ class LabelledRow:
                 f"its label is {value}; labels are 0 to {self.classes.num_classes - 1} (-1 or none marks hidden "
                 "labels, as in a test set). Take a labelled split."
             )
-        return {"image": image_cell(row, self.image), "label": label}
+        return {"image": self.cells.image(row, self.image), "label": label}
 
 
 def evenly_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
@@ -133,8 +144,9 @@ def _generate(args: ImageClassificationArguments, training: bool) -> "Dataset":
     return shape_classes(count, image_size=args.shapes_image_size, seed=2 * args.shapes_seed + (0 if training else 1))
 
 
-def read_classification(args: ImageClassificationArguments, split: str) -> "Dataset":
-    """A whole split of the source, columns `image` and `label`, whatever its labels are.
+def read_classification(args: ImageClassificationArguments, split: str, skip_log: SkipLog | None = None) -> "Dataset":
+    """A whole split of the source, columns `image` and `label`, whatever its labels are. What is no image of a class,
+    and with `on_error: skip` images that lie outside of the source, are left out, counted and named.
 
     Raises:
         ValueError: If the source, its split or its columns are not there (saying what is).
@@ -142,8 +154,16 @@ def read_classification(args: ImageClassificationArguments, split: str) -> "Data
     path = Path(args.source)
     check_local(args.source, config_name=args.config_name, revision=args.revision)
     if is_image_folder(path):
-        return _name_columns(from_image_folder(path, split), args)
-    return _name_columns(open_stored(args.source, split, args.config_name, args.revision), args)
+        check_no_columns(args)
+        return _name_columns(from_image_folder(path, split, args.on_error, skip_log), args)
+    stored = open_stored(args.source, split, args.config_name, args.revision)
+    return files_inside(_name_columns(stored.dataset, args), stored.cells, args.on_error, split, skip_log)
+
+
+def check_no_columns(args: ImageClassificationArguments) -> None:
+    """Raises `ValueError` where a folder of class folders is given columns."""
+    if args.columns:
+        raise ValueError(f"`data.columns` is for tables; {args.source!r} is a folder of class folders.")
 
 
 def _name_columns(dataset: "Dataset", args: ImageClassificationArguments) -> "Dataset":
@@ -163,8 +183,10 @@ def _columns(features: Mapping[str, Any], args: ImageClassificationArguments) ->
     """The columns of images and of labels."""
     from datasets import ClassLabel, Image
 
-    image = args.image_column or _only_column(features, Image, "image_column")
-    label = args.label_column or _only_column(features, ClassLabel, "label_column")
+    given = args.columns or {}
+    check_there(given, features)
+    image = given.get("image") or args.image_column or _only_column(features, Image, "image_column")
+    label = given.get("label") or args.label_column or _only_column(features, ClassLabel, "label_column")
     for name, field in ((image, "image_column"), (label, "label_column")):
         if name not in features:
             raise ValueError(f"`data.{field}` {name!r} is not a column; the columns are {list(features)}.")
@@ -177,7 +199,7 @@ def _only_column(features: Mapping[str, Any], kind: type, field: str) -> str:
     if len(found) != 1:
         raise ValueError(
             f"The dataset has {len(found)} columns of kind {kind.__name__} {found or ''}; name the one to take as "
-            f"`data.{field}`. Its columns are {list(features)}."
+            f"`data.{field}`, or `data.columns.{field.removesuffix('_column')}`. Its columns are {list(features)}."
         )
     return found[0]
 
@@ -211,6 +233,17 @@ def _classes(labels: Any, names: list[str] | None) -> "ClassLabel":
     if isinstance(labels, ClassLabel) and labels.num_classes != len(names):
         raise ValueError(f"`data.label_names` has {len(names)} names; the dataset has {labels.num_classes} classes.")
     return ClassLabel(names=names)
+
+
+def without_unlabelled(dataset: "Dataset", part: str, skip_log: SkipLog | None = None) -> "Dataset":
+    """The images that have a label, where some have; how many have none is told."""
+    labels = dataset.select_columns(["label"])[:]["label"]
+    kept = [row for row, label in enumerate(labels) if label is not None and label >= 0]
+    if not kept or len(kept) == len(labels):
+        return dataset
+    why = {f"{part}, row {row}": "It has no label." for row in sorted(set(range(len(labels))) - set(kept))}
+    report_skipped(why, len(labels), part, skip_log)
+    return dataset.select(kept)
 
 
 def checked_labels(dataset: "Dataset", advice: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .arguments import OnError
+from .columns import LABELLED, check_columns_field
 
 
 @dataclass
@@ -24,10 +25,12 @@ class ImageClassificationArguments:
     """Split to train on; a slice such as "train[:90%]" is understood."""
     eval_split: str = "validation"
     """Split to evaluate on; "val" and "validation" mean the same. CIFAR has "test"."""
+    columns: dict[str, str] | None = None
+    """Columns of the table by what they hold (image, label), where they have other names."""
     image_column: str | None = None
-    """Column of the images; none for the one image column that there is."""
+    """The same as `columns.image`; none for the one image column that there is."""
     label_column: str | None = None
-    """Column of the labels; none for the one `ClassLabel` column that there is."""
+    """The same as `columns.label`; none for the one `ClassLabel` column that there is."""
     label_names: list[str] | None = None
     """Names of the classes in the order of their labels, where the label column holds plain integers or strings; none
     for the names of the dataset."""
@@ -85,6 +88,11 @@ class ImageClassificationArguments:
             value = vars(self)[name]
             if value is not None and value < minimum:
                 raise ValueError(f"`data.{name}` must be at least {minimum}, got {value}.")
+        check_columns_field(self.columns, LABELLED)
+        for name in LABELLED:
+            field, column = vars(self)[f"{name}_column"], (self.columns or {}).get(name)
+            if field is not None and column is not None and field != column:
+                raise ValueError(f"`data.{name}_column` is {field!r} and `data.columns.{name}` {column!r}; give one.")
         if self.streaming and self.source == "shapes":
             raise ValueError("`data.streaming` is for stored images; the shapes are generated in memory.")
         between = {"color_jitter": (0, 1), "random_erasing": (0, 1), "rand_augment_magnitude": (1, 9)}

@@ -4,7 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
 from .canonical import CONVERSION, canonical_features, check_mask_size
+from .rows import TableRows
+from .skipped import SkipLog, report_skipped
 from .source import Source, UnreadableError
 from .unreadable import decode_image
 
@@ -15,10 +19,12 @@ if TYPE_CHECKING:
 
 # Says what is wrong with an example that is to be left out; empty for all others.
 UNREADABLE_COLUMN = "unreadable"
+# Of more rows than this a progress bar tells how far decoding is.
+SHOWN_ROWS = 1000
 NO_OBJECTS: dict[str, list] = {"segmentation": [], "bbox": [], "area": []}
 
 
-def convert(source: Source, *, skip: bool) -> "Dataset":
+def convert(source: Source, *, skip: bool, decode: bool = False) -> "Dataset":
     """The examples of a source as a dataset. It is written to the datasets cache once, and read from there until the
     files change.
 
@@ -26,6 +32,7 @@ def convert(source: Source, *, skip: bool) -> "Dataset":
         source ([`Source`]): Canonical examples.
         skip (`bool`): Keep what cannot be read, with the reason in a column of its own (see [`without_unreadable`]).
             Images are decoded for that, so that none fails later; otherwise only their headers are read.
+        decode (`bool`, *optional*, defaults to `False`): Decode images in any case.
 
     Raises:
         UnreadableError: If an example cannot be read and `skip` is not set.
@@ -37,8 +44,8 @@ def convert(source: Source, *, skip: bool) -> "Dataset":
 
     digest = hashlib.sha256(str(CONVERSION).encode())
     for shard in range(len(source.shards)):
-        digest.update(source.stamp(shard).encode())
-    arguments = {"source": source, "stamp": digest.hexdigest(), "skip": skip}
+        digest.update(source.stamp(shard).encode("utf-8", "backslashreplace"))
+    arguments = {"source": source, "stamp": digest.hexdigest(), "skip": skip, "decode": decode}
     try:
         return Dataset.from_generator(examples, features=checked_features(skip), gen_kwargs=arguments)
     except DatasetGenerationError as error:
@@ -50,11 +57,17 @@ def convert(source: Source, *, skip: bool) -> "Dataset":
         raise ValueError(f"{first} cannot be converted: {type(cause).__name__}: {cause}") from cause
 
 
-def examples(source: Source, stamp: str, skip: bool) -> Iterator[dict[str, Any]]:
+def examples(source: Source, stamp: str, skip: bool, decode: bool) -> Iterator[dict[str, Any]]:
     """The examples of a source in order; `stamp` is part of the key in the cache."""
     for shard, rows in enumerate(source.shards):
         for row in range(rows.rows):
-            yield checked_example(source, shard, row) if skip else source.read(shard, row)
+            if skip:
+                yield checked_example(source, shard, row)
+                continue
+            example = source.read(shard, row)
+            if decode:
+                check_decoded(example, source.name(shard, row))
+            yield example
 
 
 def checked_example(source: Source, shard: int, row: int) -> dict[str, Any]:
@@ -76,6 +89,33 @@ def check_decoded(example: dict[str, Any], name: str) -> None:
             check_mask_size(rle["size"], (image.height, image.width), name)
         except ValueError as error:
             raise UnreadableError(str(error)) from error
+
+
+def decoded(dataset: "Dataset", part: str, *, skip: bool, skip_log: SkipLog | None = None) -> "Dataset":
+    """The rows of a dataset with a column `image`, each of which was decoded.
+
+    Args:
+        dataset (`datasets.Dataset`): Rows.
+        part (`str`): What messages call them.
+        skip (`bool`): Leave out those that cannot be, counted and named.
+        skip_log ([`SkipLog`], *optional*): Where to list them.
+
+    Raises:
+        UnreadableError: If one cannot be decoded and `skip` is not set.
+        ValueError: If none can.
+    """
+    rows, broken = TableRows(dataset, training=True), {}
+    for index in tqdm(range(len(rows)), f"Decoding {part}", unit="image", disable=len(rows) < SHOWN_ROWS):
+        try:
+            rows.read(index)
+        except UnreadableError as error:
+            if not skip:
+                raise
+            broken[index] = str(error)
+    report_skipped({f"{part}, row {index}": why for index, why in broken.items()}, len(dataset), part, skip_log)
+    if len(broken) == len(dataset):
+        raise ValueError(f"None of the {len(dataset)} images can be read; the first: {broken[0]}")
+    return dataset.select([index for index in range(len(dataset)) if index not in broken]) if broken else dataset
 
 
 def checked_features(skip: bool) -> "Features":

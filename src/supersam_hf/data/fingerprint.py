@@ -62,7 +62,7 @@ def local_fingerprint(path: Path) -> dict[str, Any]:
     """Number of files, bytes, and a digest of names and sizes."""
     digest, count, size = hashlib.sha256(), 0, 0
     for name, length in _files(path):
-        digest.update(f"{name}\0{length}\n".encode())
+        digest.update(f"{name}\0{length}\n".encode("utf-8", "backslashreplace"))
         count, size = count + 1, size + length
     return {"files": count, "bytes": size, "digest": digest.hexdigest()[:16]}
 
@@ -72,7 +72,7 @@ def _files(path: Path) -> Iterator[tuple[str, int]]:
     if path.is_file():
         yield path.name, path.stat().st_size
         return
-    for folder, folders, files in os.walk(path, followlinks=True):
+    for folder, folders, files in os.walk(path):
         folders.sort()
         for name in sorted(files):
             file = Path(folder) / name

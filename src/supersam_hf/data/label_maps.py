@@ -25,6 +25,7 @@ from .label_classes import (
 )
 from .layouts.folder import check_stems, image_names, names_by_stem
 from .load import load_source
+from .paths import check_inside, source_root
 from .rows import TableRows
 from .semantic_arguments import SemanticArguments
 from .unreadable import broken_example
@@ -94,7 +95,8 @@ def load_label_maps(args: SemanticArguments, part: Literal["train", "eval"]) -> 
         part (`str`): "train" or "eval".
 
     Raises:
-        ValueError: If the folders or files are not there, saying what was looked for, or a label map is missing.
+        ValueError: If the folders or files are not there, saying what was looked for, a label map is missing, or a
+            link leads out of the source.
     """
     split, limit = (
         (args.train_split, args.max_train_images) if part == "train" else (args.eval_split, args.max_eval_images)
@@ -142,7 +144,7 @@ def cityscapes_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
     pairs = [
         (file, folder / file.parent.name / file.name.replace("_leftImg8bit", "_gtFine_labelIds")) for file in images
     ]
-    return _checked(pairs, f"{root / 'leftImg8bit' / split}/<city>/*_leftImg8bit.png")
+    return _checked(root, pairs, f"{root / 'leftImg8bit' / split}/<city>/*_leftImg8bit.png")
 
 
 def folder_pairs(root: Path, maps: str, split: str) -> list[tuple[Path, Path]]:
@@ -164,15 +166,16 @@ def folder_pairs(root: Path, maps: str, split: str) -> list[tuple[Path, Path]]:
     if several:
         raise ValueError(f"{labels} has {' and '.join(several)} for one image: keep one.")
     pairs = [(images / name, labels / stored.get(stem := Path(name).stem, [f"{stem}.png"])[0]) for name in names]
-    return _checked(pairs, str(images))
+    return _checked(root, pairs, str(images))
 
 
-def _checked(pairs: list[tuple[Path, Path]], looked_in: str) -> list[tuple[Path, Path]]:
+def _checked(root: Path, pairs: list[tuple[Path, Path]], looked_in: str) -> list[tuple[Path, Path]]:
     if not pairs:
         raise ValueError(f"There is no image in {looked_in}; a source may have {LOOKED_FOR}.")
     missing = [str(labels) for _, labels in pairs if not labels.is_file()]
     if missing:
         raise ValueError(f"{len(missing)} of {len(pairs)} images have no label map, the first {missing[0]}.")
+    check_inside([file for pair in pairs for file in pair], [source_root(root)])
     return pairs
 
 
@@ -193,7 +196,16 @@ def _numbered(seen: dict[Path, np.ndarray]) -> list[str]:
 
 
 def _foreground(args: SemanticArguments, part: Literal["train", "eval"]) -> Labelled:
-    shared = ("source", "config_name", "revision", "train_split", "eval_split", "max_train_images", "max_eval_images")
+    shared = (
+        "source",
+        "config_name",
+        "revision",
+        "columns",
+        "train_split",
+        "eval_split",
+        "max_train_images",
+        "max_eval_images",
+    )
     data = DataArguments(**{name: getattr(args, name) for name in shared}, on_error=args.on_error)
     return Labelled(ForegroundRows(load_source(data, part), part == "train"), FOREGROUND)
 

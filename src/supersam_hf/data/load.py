@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from .arguments import DataArguments, FileLayout, SourceFormat
+from .cells import Cells
 from .convert import convert, without_unreadable
 from .layouts import LOOKED_FOR, StackSource, find_layout, open_layout
 from .ranges import sliced
 from .segmented_parquet import segmented_parquet
 from .shapes import shapes
 from .shaping import Mapped, Patches, components, merged
-from .skipped import SkipLog, report_skipped
+from .skipped import SkipLog, report_skipped, tell_left_out
 from .source import Source
-from .splits import check_local, is_saved, open_stored, split_slice, take_slice
+from .splits import check_local, is_saved, split_slice, take_slice
+from .stored import Stored, open_stored
 from .tables import TableSource
 
 
@@ -28,14 +30,18 @@ STORED = (
 )
 
 
-def load_source(args: DataArguments, part: Part, skip_log: SkipLog | None = None) -> "Dataset":
+def load_source(
+    args: DataArguments, part: Part, skip_log: SkipLog | None = None, *, decode: bool = False
+) -> "Dataset":
     """The canonical dataset to train or to evaluate on.
 
     Args:
         args (`DataArguments`): Where the data lies; `train_split` or `eval_split`, and the most images (patches, where
             they are cut) to take. What `streaming` says is left aside.
         part (`str`): "train" or "eval".
-        skip_log ([`SkipLog`], *optional*): Where to list what cannot be read, with `on_error: skip`.
+        skip_log ([`SkipLog`], *optional*): Where to list what is left out: with `on_error: skip` what cannot be read.
+        decode (`bool`, *optional*, defaults to `False`): Decode every image, so that none fails later; with
+            `on_error: skip` they are in any case.
 
     Raises:
         ValueError: If the source, its split, its columns or its masks are not there (saying what is), an example
@@ -48,16 +54,15 @@ def load_source(args: DataArguments, part: Part, skip_log: SkipLog | None = None
         if args.patch_size is None and not args.merge_objects:
             rows = take_slice(scenes, wanted.rows)
             return rows if wanted.limit is None else rows.select(range(min(wanted.limit, len(rows))))
-        source: Source = TableSource(scenes, "canonical", "shapes")
+        source: Source = TableSource(Stored(scenes, Cells()), "canonical", "shapes")
     elif layout in FILE_LAYOUTS:
-        source = open_layout(Path(args.source), layout, wanted.split)  # type: ignore[arg-type]
+        source = _open_files(args, layout, wanted.split, skip_log)
     else:
-        source = TableSource(
-            open_stored(args.source, wanted.split, args.config_name, args.revision), layout, args.source
-        )
+        stored = open_stored(args.source, wanted.split, args.config_name, args.revision)
+        source = TableSource(stored, layout, args.source, args.columns)
     shaped = _shaped(source, args, wanted)
     if args.on_error == "raise":
-        return convert(shaped, skip=False)
+        return convert(shaped, skip=False, decode=decode)
     dataset = convert(shaped, skip=True)
     kept, skipped = without_unreadable(dataset)
     report_skipped(skipped, len(dataset), part, skip_log)
@@ -66,12 +71,13 @@ def load_source(args: DataArguments, part: Part, skip_log: SkipLog | None = None
     return kept
 
 
-def open_source(args: DataArguments, part: Part) -> Source:
+def open_source(args: DataArguments, part: Part, skip_log: SkipLog | None = None) -> Source:
     """The same examples as those of [`load_source`], broken ones among them, read as they are needed.
 
     Args:
         args (`DataArguments`): As of [`load_source`]; files, or parquet here or on the Hub.
         part (`str`): "train" or "eval".
+        skip_log ([`SkipLog`], *optional*): Where to list what lies there and is no part of an example.
 
     Raises:
         ValueError: If the source, its split or its columns are not there, or it cannot be read in this way.
@@ -79,10 +85,19 @@ def open_source(args: DataArguments, part: Part) -> Source:
     wanted = Wanted.of(args, part)
     layout = layout_of(args)
     if layout in FILE_LAYOUTS:
-        source = open_layout(Path(args.source), layout, wanted.split)  # type: ignore[arg-type]
+        source = _open_files(args, layout, wanted.split, skip_log)
     else:
         source = segmented_parquet(args, wanted.split)
     return _shaped(source, args, wanted)
+
+
+def _open_files(args: DataArguments, layout: SourceFormat, split: str, skip_log: SkipLog | None) -> Source:
+    """A split of image and mask files; tells what of it is left out."""
+    if args.columns:
+        raise ValueError(f"`data.columns` is for tables; {args.source!r} holds image files (`data.format: {layout}`).")
+    source = open_layout(Path(args.source), layout, split)  # type: ignore[arg-type]
+    tell_left_out(source.left_out, skip_log)
+    return source
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
+from .cells import Cells
+from .paths import check_inside, source_root
 from .splits import ONLY_SPLIT, SEVERAL_PARTS, hub_splits, is_saved, resolve_split
 
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import DatasetBuilder, Features
     from pyarrow.parquet import ParquetFile
 
 
@@ -81,8 +83,6 @@ def split_files(
     source: str, split: str, config_name: str | None, revision: str | None
 ) -> "tuple[list[str], Features | None]":
     """The files of a split, and its columns where the dataset says more of them than its files do."""
-    import datasets
-
     path = Path(source)
     if path.is_file() and path.suffix == ".parquet":
         resolve_split(split, [ONLY_SPLIT], f"{path} ({SEVERAL_PARTS})")
@@ -91,12 +91,31 @@ def split_files(
         raise _not_parquet(source)
     if not path.exists():
         resolve_split(split, hub_splits(source, config_name, revision), source)
-    builder = datasets.load_dataset_builder(source, config_name, revision=revision)
-    by_split = {str(name): [str(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
+    builder, by_split = data_files(source, config_name, revision)
     files = by_split[resolve_split(split, list(by_split), source)]
     if not all(file.endswith(".parquet") for file in files):
         raise _not_parquet(source)
     return files, builder.info.features
+
+
+def data_files(
+    source: str, config_name: str | None = None, revision: str | None = None
+) -> "tuple[DatasetBuilder, dict[str, list[str]]]":
+    """What `datasets` takes a folder or a dataset on the Hub for, and its files by split.
+
+    Raises:
+        ValueError: If its card names files that lie elsewhere: outside of the folder, or of a dataset on the Hub here.
+    """
+    import datasets
+
+    builder = datasets.load_dataset_builder(source, config_name, revision=revision)
+    by_split = {str(name): [str(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
+    files = [file for found in by_split.values() for file in found]
+    if Path(source).is_dir():
+        check_inside([Path(file) for file in files], [source_root(Path(source))])
+    elif local := [file for file in files if not is_remote(file)]:
+        raise ValueError(f"The card of {source!r} names {local[0]!r}, a file of this machine; it is not read.")
+    return builder, by_split
 
 
 def read_footer(file: str) -> Footer:
@@ -109,8 +128,13 @@ def read_footer(file: str) -> Footer:
         with opened:
             rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             return Footer(np.cumsum(rows, dtype=np.int64), size, Features.from_arrow_schema(opened.schema_arrow))
-    except pa.ArrowException as error:
-        raise ValueError(f"{file} is no whole parquet file: {error}") from error
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        if is_remote(file) and isinstance(error, OSError):
+            raise  # of the connection, not of the file
+        said = "it is empty" if not is_remote(file) and not Path(file).stat().st_size else error
+        raise ValueError(f"{file} is no whole parquet file: {said}") from error
 
 
 def open_parquet(file: str) -> "tuple[ParquetFile, int]":
@@ -120,9 +144,17 @@ def open_parquet(file: str) -> "tuple[ParquetFile, int]":
 
     system, path = fsspec.url_to_fs(file)
     remote = is_remote(file)
+    if not remote and Path(path).exists() and not Path(path).is_file():
+        raise ValueError(f"{file} is no regular file.")
     # Of a remote file Arrow asks for just the ranges that it needs.
     opened = system.open(path, "rb", **({"cache_type": "none"} if remote else {}))
     return ParquetFile(opened, pre_buffer=remote), opened.size
+
+
+def cells_of(source: str) -> Cells:
+    """How the images of parquet files are found: within the folder of a local source, else in the tables alone."""
+    path = Path(source)
+    return Cells((source_root(path),) if path.is_dir() else ())
 
 
 def is_remote(file: str) -> bool:

@@ -13,15 +13,18 @@ import numpy as np
 
 from ..files import check_empty
 from .arguments import DataArguments, OnError, SourceFormat
-from .classification import checked_labels, read_classification
+from .classification import checked_labels, read_classification, without_unlabelled
 from .classification_arguments import ImageClassificationArguments
+from .columns import LABELLED, SEGMENTED, check_columns_field
+from .convert import decoded
 from .dataset_card import Task, dataset_card, made_by, recipe_line
 from .image_folder import ORDER_SEED, image_folder_splits, is_image_folder
 from .layouts import find_layout, layout_splits
 from .load import FILE_LAYOUTS, find_format, load_source
 from .parquet import write_parquet
 from .skipped import SkipLog
-from .splits import VALIDATION_NAMES, check_local, is_saved, stored_splits
+from .splits import VALIDATION_NAMES, check_local
+from .stored import stored_columns, stored_splits
 
 
 if TYPE_CHECKING:
@@ -58,7 +61,8 @@ class PrepareArguments:
         max_shard_size (`str`, *optional*, defaults to `"500MB"`): Most of a parquet file, in memory: a whole number
             of KB, MB, GB, TB, or KiB, MiB, GiB, TiB.
         config_name (`str`, *optional*): Configuration of a dataset on the Hub that has several.
-        patch_size, merge_objects, on_error (*optional*): As in `DataArguments`, of a source with masks.
+        on_error, columns (*optional*): As in `DataArguments`, or in `ImageClassificationArguments`.
+        patch_size, merge_objects (*optional*): As in `DataArguments`, of a source with masks.
         image_column, label_column, label_names (*optional*): As in `ImageClassificationArguments`, of labelled images.
         license (`str`, *optional*): The Hub's id of the license, for the card.
 
@@ -75,6 +79,7 @@ class PrepareArguments:
     patch_size: int | None = None
     merge_objects: bool = False
     on_error: OnError = "raise"
+    columns: dict[str, str] | None = None
     image_column: str | None = None
     label_column: str | None = None
     label_names: list[str] | None = None
@@ -107,13 +112,15 @@ class PrepareArguments:
                 f"`{given[0]}` is for labelled images; this is segmentation, whose columns are `image` and "
                 "`instances` or `objects`. Leave it out, or choose `task` classification."
             )
+        check_columns_field(self.columns, SEGMENTED)
 
     def check_classification(self) -> None:
         """Raises `ValueError` where an argument is given that labelled images have no use for."""
-        unused = {"patch_size": None, "merge_objects": False, "on_error": "raise"}
+        unused = {"patch_size": None, "merge_objects": False}
         given = [name for name, default in unused.items() if vars(self)[name] != default]
         if given:
             raise ValueError(f"`{given[0]}` is for sources with masks; these are labelled images. Leave it out.")
+        check_columns_field(self.columns, LABELLED)
 
     def recipe(self, output_dir: str | Path) -> str:
         """What stands for these arguments and, of a local source, for its files as they are now."""
@@ -215,10 +222,11 @@ def find_task(args: PrepareArguments) -> tuple[Task, Layout]:
     layout = find_format(args.source)
     if layout != "auto":
         return "segmentation", layout
-    columns = _columns(args)
-    if args.task is None and not {"instances", "objects"} & set(columns):
+    columns = set(stored_columns(args.source, args.config_name)) | set(args.columns or ())
+    if args.task is None and not {"instances", "objects"} & columns:
         return "classification", "columns"
-    return "segmentation", "canonical" if "objects" in columns else "instances"
+    given = set(args.columns or ()) & {"instances", "objects"} or columns
+    return "segmentation", "canonical" if "objects" in given else "instances"
 
 
 def read_splits(args: PrepareArguments, task: Task, layout: Layout, skip_log: SkipLog) -> "DatasetDict":
@@ -276,32 +284,23 @@ def _published_name(split: str, layout: Layout) -> str:
 
 
 def _read(args: PrepareArguments, task: Task, layout: Layout, split: str, skip_log: SkipLog) -> "Dataset":
+    """A split, every image of which was decoded."""
     if task == "segmentation":
-        names = ("source", "config_name", "patch_size", "merge_objects", "on_error")
+        names = ("source", "config_name", "columns", "patch_size", "merge_objects", "on_error")
         values: dict[str, Any] = {name: vars(args)[name] for name in names}
-        return load_source(DataArguments(format=layout, train_split=split, **values), "train", skip_log)  # type: ignore[arg-type]
-    columns: dict[str, Any] = {name: vars(args)[name] for name in ("image_column", "label_column", "label_names")}
-    chosen = ImageClassificationArguments(source=args.source, config_name=args.config_name, **columns)
-    rows = read_classification(chosen, split)
+        data = DataArguments(format=layout, train_split=split, **values)  # type: ignore[arg-type]
+        return load_source(data, "train", skip_log, decode=True)
+    labelled = ("source", "config_name", "columns", "on_error", "image_column", "label_column", "label_names")
+    chosen = ImageClassificationArguments(**{name: vars(args)[name] for name in labelled})
+    rows = read_classification(chosen, split, skip_log)
+    skip = args.on_error == "skip"
+    if skip:
+        rows = without_unlabelled(rows, split, skip_log)
     checked_labels(rows, "leave it out: name the others by `--splits`")
+    rows = decoded(rows, split, skip=skip, skip_log=skip_log)
     if layout == "image folder":
         return rows  # in such an order already
     return rows.select(np.random.default_rng(ORDER_SEED).permutation(len(rows)))
-
-
-def _columns(args: PrepareArguments) -> list[str]:
-    """Columns of a stored dataset, told from its first split's head."""
-    import datasets
-
-    path = Path(args.source)
-    if is_saved(path):
-        stored = datasets.load_from_disk(str(path))
-        names = stored.column_names
-        return names if isinstance(names, list) else next(iter(names.values()))
-    if path.is_file():
-        return list(datasets.load_dataset("parquet", data_files=args.source, split="train", streaming=True).features)
-    split = stored_splits(args.source, args.config_name)[0]
-    return list(datasets.load_dataset(args.source, args.config_name, split=split, streaming=True).features)
 
 
 __all__ = ["PrepareArguments", "find_task", "is_prepared", "prepare", "read_splits"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .arguments import OnError
+from .columns import SEGMENTED, check_columns_field
 
 
 SemanticFormat = Literal["auto", "label_maps", "ade20k", "cityscapes", "foreground"]
@@ -27,6 +28,9 @@ class SemanticArguments:
     """cityscapes (leftImg8bit/ and gtFine/), ade20k (images/ and annotations/ of the scene-parsing challenge),
     label_maps (images/ and labels/, ids from 0), foreground (two classes: any source of objects), auto: by what lies
     there."""
+    columns: dict[str, str] | None = None
+    """Columns of a table of objects (foreground) by what they hold (image, instances or objects), where they have
+    other names."""
     train_split: str = "train"
     """Split to train on; of foreground, a slice such as "train[:90%]" is understood; of label maps that lie in no
     folder of a split, "all"."""
@@ -60,6 +64,7 @@ class SemanticArguments:
         for name in ("max_train_images", "max_eval_images"):
             if vars(self)[name] is not None and vars(self)[name] < 1:
                 raise ValueError(f"`data.{name}` must be at least 1, or null, got {vars(self)[name]}.")
+        check_columns_field(self.columns, SEGMENTED)
         if not 0 < self.min_scale <= self.max_scale:
             raise ValueError(
                 f"`data.min_scale` must be positive and at most `data.max_scale`, got {self.min_scale} and "

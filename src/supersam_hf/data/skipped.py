@@ -1,14 +1,47 @@
-"""Which examples were left out because they cannot be read."""
+"""Which examples were left out because they cannot be read, and what else of a source is none."""
 
 import json
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Records or files of a source that are no part of its examples.
+
+    Args:
+        where (`str`): File or folder that they are of.
+        what (`str`): What they are, in the plural.
+        names (`list[str]`): Each of them.
+        why (`str`): The reason, a clause that begins with "they".
+    """
+
+    where: str
+    what: str
+    names: list[str]
+    why: str
+
+
+def tell_left_out(left_out: Sequence[LeftOut], log: "SkipLog | None") -> None:
+    """Says how much of a source is left out, and why; all names in the log, where there is one."""
+    for found in left_out:
+        if log is not None:
+            log.add(f"{found.where}, {len(found.names)} {found.what}: {', '.join(found.names)}", f"{found.why}.")
+        logger.warning(
+            f"{found.where}: {len(found.names)} {found.what} are left out ({found.why}): {_few(found.names)}."
+        )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 class SkipLog:
@@ -72,6 +105,7 @@ def report_skipped(skipped: dict[str, str], total: int, part: str, log: SkipLog 
     if log is not None:
         for name, reason in skipped.items():
             log.add(name, reason)
-    shown = ", ".join(list(skipped)[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
     where = "" if log is None else f"; all of them, and why, are in {log.path}"
-    logger.warning(f"{len(skipped)} of {total} {part} examples cannot be read and are left out: {shown}{where}.")
+    logger.warning(
+        f"{len(skipped)} of {total} {part} examples cannot be read and are left out: {_few(list(skipped))}{where}."
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .images import encoded_size
+from .skipped import LeftOut
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class Source(ABC):
 
     Attributes:
         shards (`Sequence[Shard]`): In a fixed order.
+        left_out (`Sequence[LeftOut]`): What lies there and is no part of an example.
     """
 
     shards: Sequence[Shard]
+    left_out: Sequence[LeftOut] = ()
 
     @abstractmethod
     def read(self, shard: int, row: int) -> dict[str, Any]:
@@ -72,5 +75,6 @@ class Source(ABC):
         """Digest of the names, rows, sizes and contents of the shards."""
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(f"{shard.name}:{shard.rows}:{shard.size}:{shard.contents}\n".encode())
+            line = f"{shard.name}:{shard.rows}:{shard.size}:{shard.contents}\n"
+            digest.update(line.encode("utf-8", "backslashreplace"))
         return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Opens stored datasets and finds their splits by name."""
+"""Splits of datasets and their names."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 TRAINING_NAMES = ("train", "training")
 VALIDATION_NAMES = ("validation", "val", "valid")
 TEST_NAMES = ("test", "testing")
+KNOWN_SPLITS = (*TRAINING_NAMES, *VALIDATION_NAMES, *TEST_NAMES)
 # Of a source that has no others, and how to evaluate on a part of it.
 ONLY_SPLIT = "train"
 SEVERAL_PARTS = "one of it can be cut as train[:90%] and train[90%:]"
@@ -42,59 +43,6 @@ def split_slice(split: str) -> tuple[str, str]:
 def take_slice(dataset: "Dataset", part: str) -> "Dataset":
     """The rows that a slice as "[:90%]" or "[100:200]" names; all of them for ""."""
     return dataset.select(range(*slice_rows(part, len(dataset)))) if part else dataset
-
-
-def open_stored(
-    source: "str | Path | Dataset", split: str, config_name: str | None = None, revision: str | None = None
-) -> "Dataset":
-    """A split of a parquet file or folder, a folder of `save_to_disk`, or a dataset on the Hub, columns as they are.
-
-    Args:
-        source (`str`, `Path` or `Dataset`): Where it lies; a dataset is returned as it is.
-        split (`str`): Its name.
-        config_name (`str`, *optional*): Configuration of a dataset on the Hub that has several.
-        revision (`str`, *optional*): Branch, tag or commit of a dataset on the Hub.
-
-    Raises:
-        ValueError: If nothing is there, or it has no such split (listing those there are).
-    """
-    import datasets
-
-    if isinstance(source, datasets.Dataset):
-        return source
-    path = Path(source)
-    check_local(str(source), config_name=config_name, revision=revision)
-    if path.is_file():
-        name = resolve_split(split, [ONLY_SPLIT], f"{path} ({SEVERAL_PARTS})")
-        return datasets.load_dataset("parquet", data_files={name: str(path)}, split=name)
-    if is_saved(path):
-        stored = datasets.load_from_disk(str(path))
-        if isinstance(stored, datasets.Dataset):
-            resolve_split(split, [ONLY_SPLIT], f"{path} ({SEVERAL_PARTS})")
-            return stored
-        return stored[resolve_split(split, list(stored), str(path))]
-    if path.is_dir():
-        stored = datasets.load_dataset(str(path))
-        return stored[resolve_split(split, list(stored), str(path))]
-    name = resolve_split(split, hub_splits(str(source), config_name, revision), str(source))
-    return datasets.load_dataset(str(source), config_name, split=name, revision=revision)
-
-
-def stored_splits(source: str, config_name: str | None = None) -> list[str]:
-    """The splits of what [`open_stored`] opens; a single file or dataset is `ONLY_SPLIT`.
-
-    Raises:
-        ValueError: If nothing is there.
-    """
-    import datasets
-
-    path = Path(source)
-    if path.is_file():
-        return [ONLY_SPLIT]
-    if is_saved(path):
-        stored = datasets.load_from_disk(str(path))
-        return [ONLY_SPLIT] if isinstance(stored, datasets.Dataset) else [str(name) for name in stored]
-    return datasets.get_dataset_split_names(str(path)) if path.is_dir() else hub_splits(source, config_name)
 
 
 def check_local(source: str, section: str = "data.", **given: str | None) -> None:

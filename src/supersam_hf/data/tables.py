@@ -1,15 +1,19 @@
 """Datasets whose rows already hold image and masks, turned into canonical ones (see `canonical_features`)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import SourceFormat
-from .canonical import CONVERSION, check_mask_size, instances_to_objects, segmentations_to_objects
+from .canonical import check_mask_size, instances_to_objects
+from .cells import Cells
+from .columns import Columns, segmented_columns
 from .convert import convert
 from .images import encoded_size
 from .masks import read_ids
+from .segmentations import segmentations_to_objects
 from .source import Shard, Source
-from .splits import open_stored
+from .stored import Stored, open_stored
 from .unreadable import broken_example
 
 
@@ -42,71 +46,78 @@ class TableSource(Source):
     """The rows of a dataset as canonical examples, converted as they are read; one shard.
 
     Args:
-        dataset (`datasets.Dataset`): With columns `image` and `instances` or `objects`.
+        stored ([`Stored`]): The dataset.
         layout (`str`): "instances", "canonical", or "auto": by the columns.
         name (`str`): What messages call it.
+        columns (`dict`, *optional*): As of `data.columns`.
 
     Raises:
         ValueError: If a column is not there.
     """
 
-    def __init__(self, dataset: "Dataset", layout: SourceFormat, name: str) -> None:
-        from datasets import Image as ImageFeature
+    def __init__(self, stored: Stored, layout: SourceFormat, name: str, columns: Columns | None = None) -> None:
+        from datasets import Image
 
-        by_objects = layout == "canonical" or (layout == "auto" and "objects" in dataset.column_names)
-        self._convert = _convert_objects if by_objects else _convert_instances
-        check_columns(dataset.column_names, ("image", "objects" if by_objects else "instances"))
-        for column in ("image", "instances"):  # read where it is known which row is broken
-            if isinstance(dataset.features.get(column), ImageFeature):
-                dataset = dataset.cast_column(column, ImageFeature(decode=False))
+        dataset = stored.dataset
+        found = segmented_columns(columns, dataset.column_names, layout)
+        self._convert = SegmentedRow(found, stored.cells)
+        dataset = dataset.select_columns(list(found.values()))
+        for kind in ("image", "instances"):  # read where it is known which row is broken
+            if kind in found and isinstance(dataset.features[found[kind]], Image):
+                dataset = dataset.cast_column(found[kind], Image(decode=False))
         self.dataset = dataset
         self.shards = [Shard(name, len(dataset))]
 
     def read(self, shard: int, row: int) -> dict[str, Any]:
         with broken_example(self.name(shard, row)):
-            values = self.dataset[row]
-            if values["image"] is None:
-                raise ValueError("its `image` is null.")
-            return {"image": values["image"], **self._convert(values, row, CONVERSION)}
+            return self._convert(self.dataset[row], row)
 
     def stamp(self, shard: int) -> str:
         return str(self.dataset._fingerprint)
 
 
-def check_columns(columns: list[str], needed: tuple[str, str]) -> None:
-    """Raises `ValueError` where the columns of masks are not there."""
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise ValueError(
-            f"The dataset has columns {columns}, but no {missing}. Masks are needed: columns `image` and "
-            "`instances` (map of instance ids), or `image` and `objects` with a `segmentation` (COCO run lengths)."
-        )
+@dataclass(frozen=True)
+class SegmentedRow:
+    """Makes a canonical example of a row of a table.
 
+    Args:
+        columns (`dict[str, str]`): Columns by what they are (see [`segmented_columns`]).
+        cells ([`Cells`]): How images are found.
+    """
 
-def _convert_instances(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
-    name = _row_name(row, index)
-    if not isinstance(row["instances"], (dict, bytes)):
-        raise ValueError(f"`instances` of {name} is no image; it must be a PNG of object ids, 0 = background.")
-    ids = read_ids(row["instances"], f"The map of image {name!r}")
-    check_mask_size(ids.shape, encoded_size(row["image"]), name)
-    return {"image_id": name, "objects": instances_to_objects(ids)}
+    columns: dict[str, str]
+    cells: Cells
 
+    def __call__(self, row: dict[str, Any], number: int) -> dict[str, Any]:
+        """The example of a row, whose number in its split is its name where it has none.
 
-def _convert_objects(row: dict[str, Any], index: int, conversion: int) -> dict[str, Any]:
-    name, objects = _row_name(row, index), row["objects"]
-    if objects is None:
-        raise ValueError("its `objects` are null.")
-    fields = set(objects) if isinstance(objects, dict) else {key for item in objects for key in item}
-    if objects and "segmentation" not in fields:
-        raise ValueError(
-            f"`objects` of image {name!r} has {sorted(fields)}, but no `segmentation` (COCO run lengths)."
-        )
-    masks = objects["segmentation"] if isinstance(objects, dict) else [item["segmentation"] for item in objects]
-    return {"image_id": name, "objects": segmentations_to_objects(masks, encoded_size(row["image"]), name)}
+        Raises:
+            ValueError: If it has no image or no masks, or they are not of one size.
+        """
+        image = self.cells.image(row, self.columns["image"])
+        name = row.get(self.columns.get("image_id", ""))
+        name = str(number if name is None else name)
+        size = encoded_size(image, f"The image {name!r}")
+        objects = self._objects(row, size, name) if "objects" in self.columns else self._instances(row, size, name)
+        return {"image": image, "image_id": name, "objects": objects}
 
+    def _instances(self, row: dict[str, Any], size: tuple[int, int], name: str) -> dict[str, list]:
+        column = self.columns["instances"]
+        if not isinstance(row[column], (dict, bytes, str)):
+            raise ValueError(f"`{column}` of {name} is no image; it must be a PNG of object ids, 0 = background.")
+        ids = read_ids(self.cells.image(row, column), f"The map of image {name!r}")
+        check_mask_size(ids.shape, size, name)
+        return instances_to_objects(ids)
 
-def _row_name(row: dict[str, Any], index: int) -> str:
-    for column in ("image_id", "id"):
-        if column in row:
-            return str(row[column])
-    return str(index)
+    def _objects(self, row: dict[str, Any], size: tuple[int, int], name: str) -> dict[str, list]:
+        column = self.columns["objects"]
+        objects = row[column]
+        if objects is None:
+            raise ValueError(f"its `{column}` are null.")
+        fields = set(objects) if isinstance(objects, dict) else {key for item in objects for key in item}
+        if objects and "segmentation" not in fields:
+            raise ValueError(
+                f"`{column}` of image {name!r} has {sorted(fields)}, but no `segmentation` (COCO run lengths)."
+            )
+        masks = objects["segmentation"] if isinstance(objects, dict) else [item["segmentation"] for item in objects]
+        return segmentations_to_objects(masks, size, name)

@@ -65,7 +65,7 @@ class Run(RunFolder):
 
     def _read(self, part: Literal["train", "eval"]) -> Any:
         data = self.recipe.data
-        return open_source(data, part) if data.streaming else load_source(data, part, self.skip_log)
+        return (open_source if data.streaming else load_source)(data, part, self.skip_log)
 
     def _part(self, first: int, stop: int) -> Any:
         """Training images `first` to `stop`."""

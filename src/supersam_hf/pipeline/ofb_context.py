@@ -51,7 +51,7 @@ class OfbRun(RunFolder):
     def _read(self, part: Literal["train", "eval"]) -> tuple[Any, list[str]]:
         if self.recipe.data.streaming:
             return stream_classification(self.recipe.data, part)
-        data = load_classification(self.recipe.data, part)
+        data = load_classification(self.recipe.data, part, self.skip_log)
         return data, data.features["label"].names
 
     @property

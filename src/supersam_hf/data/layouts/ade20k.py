@@ -6,6 +6,7 @@ import numpy as np
 
 from ..canonical import check_mask_size, instances_to_objects
 from ..images import open_image, upright
+from ..paths import visible
 from .folder import FolderSource
 from .listed import ListedSource
 
@@ -27,17 +28,18 @@ class FullReleaseSource(ListedSource):
 
     Args:
         root (`Path`): Folder that they lie under.
+        source (`Path`, *optional*): Folder of the whole source, in which that one lies.
 
     Raises:
         ValueError: If there is none.
     """
 
-    def __init__(self, root: Path) -> None:
-        found = sorted(root.rglob(f"*{SEGMENTATION}"))
+    def __init__(self, root: Path, source: Path | None = None) -> None:
+        found = sorted(file for file in root.rglob(f"*{SEGMENTATION}") if visible(file.name))
         if not found:
             raise ValueError(f"There is no file *{SEGMENTATION} under {root}.")
         names = [str(file.relative_to(root)).removesuffix(SEGMENTATION) + ".jpg" for file in found]
-        super().__init__(root, names)
+        super().__init__(root, names, source)
 
     def mask_files(self, file: Path) -> list[Path]:
         return [file.with_name(file.stem + SEGMENTATION)]

@@ -4,20 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..arguments import FileLayout
+from ..paths import check_inside, source_root, visible
 from ..source import Source
-from ..splits import (
-    ONLY_SPLIT,
-    SEVERAL_PARTS,
-    TEST_NAMES,
-    TRAINING_NAMES,
-    VALIDATION_NAMES,
-    resolve_split,
-)
+from ..splits import KNOWN_SPLITS, ONLY_SPLIT, SEVERAL_PARTS, VALIDATION_NAMES, resolve_split
 from .ade20k import SEGMENTATION, ChallengeInstanceSource, FullReleaseSource
 from .coco import CocoSource
 from .folder import FolderSource
 from .sa1b import Sa1bFolderSource, Sa1bTarSource
-from .stacks import StackSource, stacks_by_split
+from .stacks import StackSource, stacks_by_split, truth_of
 
 
 LOOKED_FOR = (
@@ -25,7 +19,6 @@ LOOKED_FOR = (
     "images/ and annotations/ (ade20k), images/ and annotations_instance/, or *_seg.png (ade20k_instances), "
     "<name>.tif with <name>_groundtruth.tif (stacks), images/ and masks/, here or in a folder a split (folder)"
 )
-KNOWN_SPLITS = (*TRAINING_NAMES, *VALIDATION_NAMES, *TEST_NAMES)
 
 
 def find_layout(path: Path) -> FileLayout | None:
@@ -92,19 +85,22 @@ def open_layout(path: Path, layout: FileLayout, split: str) -> Source:
     if layout == "coco":
         return CocoSource(path, name)
     if layout == "stacks":
-        return StackSource(stacks_by_split(path)[name])
+        stacks = stacks_by_split(path)[name]
+        check_inside([file for stack in stacks for file in (stack, truth_of(stack))], [source_root(path)])
+        return StackSource(stacks)
     if layout == "sa1b":
         tars = [path] if path.is_file() else _tars(path)
+        check_inside(tars, [source_root(path)])
         return Sa1bTarSource(tars) if tars else Sa1bFolderSource(path)
     if layout == "folder":
         root = _folder_splits(path)[name]
-        return FolderSource(root / "images", root / "masks")
+        return FolderSource(root / "images", root / "masks", path)
     if layout == "ade20k_instances" and not _is_challenge(path):
-        return FullReleaseSource(_release_splits(path)[name])
+        return FullReleaseSource(_release_splits(path)[name], path)
     within = name if name in _split_folders(path / "images") else ""
     if layout == "ade20k":
-        return FolderSource(path / "images" / within, path / "annotations" / within)
-    return ChallengeInstanceSource(path / "images" / within, path / "annotations_instance" / within)
+        return FolderSource(path / "images" / within, path / "annotations" / within, path)
+    return ChallengeInstanceSource(path / "images" / within, path / "annotations_instance" / within, path)
 
 
 def _is_challenge(path: Path) -> bool:
@@ -129,16 +125,19 @@ def _folder_splits(path: Path) -> dict[str, Path]:
     """Folders of images and masks by split; one without split folders is the training split."""
     if _has_images(path):
         return {ONLY_SPLIT: path} if (path / "masks").is_dir() else {}
-    children = sorted(child for child in path.iterdir() if child.is_dir())
+    children = [path / name for name in _split_folders(path)]
     return {child.name: child for child in children if _has_images(child) and (child / "masks").is_dir()}
 
 
 def _split_folders(images: Path) -> list[str]:
-    return sorted(child.name for child in images.iterdir() if child.is_dir()) if images.is_dir() else []
+    """Names of the visible folders in a folder."""
+    if not images.is_dir():
+        return []
+    return sorted(child.name for child in images.iterdir() if child.is_dir() and visible(child.name))
 
 
 def _tars(path: Path) -> list[Path]:
-    return sorted(path.glob("*.tar"))
+    return sorted(file for file in path.glob("*.tar") if visible(file.name))
 
 
 def _found(path: Path, pattern: str) -> Iterator[Path]:

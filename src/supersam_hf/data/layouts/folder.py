@@ -12,13 +12,11 @@ import numpy as np
 
 from ..canonical import check_mask_size, encode_masks, instances_to_objects
 from ..masks import read_ids
+from ..paths import visible
 from .listed import IMAGE_SUFFIXES, ListedSource, binary_mask
 
 
 logger = logging.getLogger(__name__)
-
-# What file managers leave behind, beside hidden files.
-NO_IMAGES = ("thumbs.db", "desktop.ini")
 
 
 class FolderSource(ListedSource):
@@ -31,18 +29,19 @@ class FolderSource(ListedSource):
     Args:
         images (`Path`): Folder of images.
         masks (`Path`): Folder of their masks.
+        source (`Path`, *optional*): Folder of the whole source, where both lie.
 
     Raises:
         ValueError: If a folder is missing, there is no image, or two images have one name, and so one mask.
     """
 
-    def __init__(self, images: Path, masks: Path) -> None:
+    def __init__(self, images: Path, masks: Path, source: Path | None = None) -> None:
         for folder in (images, masks):
             if not folder.is_dir():
                 raise ValueError(f"There is no folder {folder}; the layout needs {images} and {masks}.")
         names = image_names(images)
         check_stems(images, names)
-        super().__init__(images, names)
+        super().__init__(images, names, source)
         self.masks = masks
         if not self.shards:
             raise ValueError(f"{images} has no image ({', '.join(IMAGE_SUFFIXES)}).")
@@ -93,7 +92,7 @@ def mask_names(folder: Path) -> list[Path]:
     Raises:
         ValueError: If something else lies there, which would be left out.
     """
-    files = sorted(path for path in folder.iterdir() if not _is_hidden(path.name))
+    files = sorted(path for path in folder.iterdir() if visible(path.name))
     odd = [path.name for path in files if path.suffix.lower() not in IMAGE_SUFFIXES]
     if odd:
         raise ValueError(f"{folder} holds {odd[0]!r}, which is no mask ({', '.join(IMAGE_SUFFIXES)}): remove it.")
@@ -102,7 +101,7 @@ def mask_names(folder: Path) -> list[Path]:
 
 def image_names(folder: Path) -> list[str]:
     """Names of the image files in a folder, sorted; how many other files are left out is logged."""
-    names = sorted(name for name in os.listdir(folder) if not _is_hidden(name))
+    names = sorted(name for name in os.listdir(folder) if visible(name))
     kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES) and (folder / name).is_file()]
     if others:
@@ -117,7 +116,3 @@ def check_stems(folder: Path, names: Sequence[str]) -> None:
     if count > 1:
         same = [name for name in names if Path(name).stem == stem]
         raise ValueError(f"{folder} has {' and '.join(same)}, which would share one mask: rename or remove one.")
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in NO_IMAGES

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ..canonical import segmentations_to_objects
 from ..images import encoded_size
+from ..paths import visible
+from ..segmentations import segmentations_to_objects
 from ..source import Shard, Source
 from ..unreadable import broken_example
 from .listed import ListedSource, stamp_of
@@ -31,7 +32,8 @@ class Sa1bFolderSource(ListedSource):
     """
 
     def __init__(self, root: Path) -> None:
-        folders = [root, *sorted(child for child in root.iterdir() if child.is_dir())]
+        within = (child for child in root.iterdir() if child.is_dir() and visible(child.name))
+        folders = [root, *sorted(within)]
         names = [name for folder in folders for name in _image_names(folder, root)]
         if not names:
             raise ValueError(f"There is no file sa_*.jpg in {root}, or in a folder in it.")
