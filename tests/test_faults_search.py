@@ -71,9 +71,7 @@ def test_where_fewer_subnets_keep_the_budget_all_of_them_are_tried(
     assert "subnets near the budget are tried in their place" in caplog.text
 
 
-def test_where_only_the_smallest_keeps_the_budget_it_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_only_the_smallest_keeps_the_budget_it_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="supersam_hf"):
         result = searched(tmp_path / "log.jsonl", "random", LEAST)
     assert [trial.subnet for trial in result.trials] == [SPACE.smallest()]
@@ -91,7 +89,8 @@ def test_an_easy_budget_is_searched_as_ever_and_without_a_warning(
     with caplog.at_level(logging.WARNING, logger="supersam_hf"):
         result = searched(tmp_path / "log.jsonl", "evolution", 0.6, trials=20)
     assert caplog.text == ""
-    assert result.summary().startswith(f"{len(result.asks)} candidates: 20 run on images (20 of them within the budget)")
+    run = "20 run on images (20 of them within the budget)"
+    assert result.summary().startswith(f"{len(result.asks)} candidates: {run}")
     assert "ended" not in result.summary()
 
 

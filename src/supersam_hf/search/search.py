@@ -96,10 +96,12 @@ def run_search(
 
     Subnets that break a closed-form limit are told to the engine as infeasible and cost no trial; repeated subnets are
     answered from memory. Where nearly all are such, subnets near the budget are tried in their place (see
-    [`NearBudget`]), until there is no other one; a warning says so, and beforehand, if there are fewer than `trials`. A search that is killed at any point and started again gives the same asks as one that was
-    not: the log is replayed through the engine without running an image. More `trials` prolong a finished search.
-    `batch_size` subnets are asked for before any of them is told, so that processes can share them: the asks depend on
-    that size and not on how many processes there are.
+    [`NearBudget`]) until there is no other one; a warning says so, and beforehand, if there are fewer than `trials`.
+
+    A search that is killed at any point and started again gives the same asks as one that was not: the log is replayed
+    through the engine without running an image. More `trials` prolong a finished search. `batch_size` subnets are
+    asked for before any of them is told, so that processes can share them: the asks depend on that size and not on how
+    many processes there are.
 
     Args:
         objective (`Objective`): What to search for.
