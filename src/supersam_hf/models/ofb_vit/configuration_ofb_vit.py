@@ -17,7 +17,7 @@ MOST, MOST_LAYERS = 2**20, 1000
 
 
 def bounded(default: Any, least: float, most: float = MOST) -> Any:
-    """A field of a config whose value, or each entry if it is a list, lies in [least, most]; None, where the type allows
+    """A field of a config whose value, or each entry of a list, lies in [least, most]; None, where the type allows
     it, is filled in later."""
 
     def check(value: Any) -> None:

@@ -39,7 +39,7 @@ PART_SIZES = {
 
 
 def bounded(default: Any, least: float, most: float = MOST_CHANNELS) -> Any:
-    """A field of a config whose value, or each entry if it is a list, lies in [least, most]; None, where the type allows
+    """A field of a config whose value, or each entry of a list, lies in [least, most]; None, where the type allows
     it, is filled in later."""
 
     def check(value: Any) -> None:
@@ -251,15 +251,15 @@ class SuperSamConfig(SamConfig):
 
     def validate_records(self) -> None:
         """Part of `@strict`: `elastic_space` and `subnet` must be such."""
-        if self.elastic_space is not None:
-            space, vision = ElasticSpace.from_dict(self.elastic_space), self.vision_config
-            if space.num_hidden_layers != vision.num_hidden_layers:
-                raise ValueError(
-                    f"`elastic_space` is of {space.num_hidden_layers} layers, `vision_config` of "
-                    f"{vision.num_hidden_layers}."
-                )
-        if self.subnet is not None:
-            Subnet.from_dict(self.subnet)
+        records = {"elastic_space": (ElasticSpace, self.elastic_space), "subnet": (Subnet, self.subnet)}
+        for name, (kind, data) in records.items():
+            try:
+                record = None if data is None else kind.from_dict(data)
+            except ValueError as error:
+                raise ValueError(f"`{name}`: {error}") from None
+            depth = self.vision_config.num_hidden_layers
+            if isinstance(record, ElasticSpace) and record.num_hidden_layers != depth:
+                raise ValueError(f"`{name}` is of {record.num_hidden_layers} layers, `vision_config` of {depth}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

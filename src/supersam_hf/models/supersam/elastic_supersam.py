@@ -353,18 +353,18 @@ def _parsed(cls: type, text: Any) -> Any:
     try:
         return json.loads(text)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"A {cls.__name__} is read from JSON, which this is not: {error}.") from None
+        raise ValueError(f"{cls.__name__} is read from JSON, which this is not: {error}.") from None
 
 
 def _fields_of(cls: Any, data: Any) -> dict[str, Any]:
     """The fields of a dataclass from JSON data, lists as tuples."""
     fields = cls.__dataclass_fields__
     if not isinstance(data, dict):
-        raise ValueError(f"A {cls.__name__} is a dict with the fields {list(fields)}, got {data!r}.")
+        raise ValueError(f"{cls.__name__} is a dict with the fields {list(fields)}, got {data!r}.")
     optional = {"attention_windows"}
     unknown, missing = sorted(map(str, set(data) - set(fields))), sorted(set(fields) - set(data) - optional)
     if unknown or missing:
-        raise ValueError(f"A {cls.__name__} has the fields {list(fields)}; unknown {unknown}, missing {missing}.")
+        raise ValueError(f"{cls.__name__} has the fields {list(fields)}; unknown {unknown}, missing {missing}.")
     return {key: _as_tuple(value) for key, value in data.items()}
 
 
