@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,9 +154,8 @@ def config_case(config_class: type, values: dict[str, Any], *models: type) -> Ca
     """All fields of the config that are not every config's, those that `values` leaves out at their defaults."""
     own = [f.name for f in fields(config_class) if f.name not in {g.name for g in fields(PreTrainedConfig)}]
     complete = config_class(**values).to_dict()
-    return Case(
-        config_class, {**{name: complete[name] for name in own if name in complete}, **values}, on_meta(*models)
-    )
+    whole = {**{name: complete[name] for name in own if name in complete}, **values}
+    return Case(config_class, whole, on_meta(*models))
 
 
 CASES = {
@@ -188,10 +188,8 @@ def mutations(values: dict[str, Any], rng: random.Random) -> Iterator[tuple[str,
             for key in [*value, -1, 99] if name == "per_layer_config" else value:
                 yield from ((name, {**value, key: bad}) for bad in rng.sample(BAD, 6))
                 inner = value.get(key)
-                if isinstance(inner, dict):
-                    yield from (
-                        (name, {**value, key: {**inner, k: b}}) for k in [*inner, "x"] for b in rng.sample(BAD, 6)
-                    )
+                for part in [*inner, "x"] if isinstance(inner, dict) else []:
+                    yield from ((name, {**value, key: {**inner, part: bad}}) for bad in rng.sample(BAD, 6))
 
 
 def outcome(case: Case, name: str, value: Any) -> str | None:
@@ -224,3 +222,128 @@ def test_every_changed_value_is_refused_by_name_or_works(label: str) -> None:
             wrong.append(f"{name}={value!r}: {problem}"[:300])
     assert count > 40
     assert wrong == [], f"{len(wrong)} of {count}:\n" + "\n".join(wrong[:60])
+
+
+GARBAGE = ["", "[", "null", "3", '"text"', "[]", "[1, 2]", "{}", '{"layers": [0]}']
+GARBAGE += ['{"layers": 0, "mlp_dim": 1, "head_dim": 2}']
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_json_that_is_no_such_object_is_refused(text: str) -> None:
+    for kind in (Subnet, ElasticSpace):
+        with pytest.raises(ValueError, match=f"{kind.__name__}|`layers`"):
+            kind.from_json(text)
+    if text not in ("", "["):
+        with pytest.raises(ValueError, match="this front"):
+            ParetoFront.from_dict(json.loads(text), "this front")
+
+
+def test_unknown_and_missing_fields_are_named() -> None:
+    space = ElasticSpace(**SPACE).to_dict()
+    with pytest.raises(ValueError, match=r"unknown \['depth'\]"):
+        ElasticSpace.from_dict({**space, "depth": 3})
+    with pytest.raises(ValueError, match=r"missing \['mlp_windows'\]"):
+        ElasticSpace.from_dict({key: value for key, value in space.items() if key != "mlp_windows"})
+    del space["attention_windows"]
+    assert ElasticSpace.from_dict(space).attention_windows == ()
+
+
+@pytest.mark.parametrize(
+    "data", [{"layers": [0, 2.7]}, {"layers": [0, True]}, {"mlp_dim": [8, "8"]}, {"head_dim": [4, None]}]
+)
+def test_numbers_are_not_made_whole_in_silence(data: dict[str, Any]) -> None:
+    (field,) = data
+    with pytest.raises(ValueError, match=f"`{field}`"):
+        Subnet.from_dict({"layers": [0, 1], "mlp_dim": [8, 8], "head_dim": [4, 4], **data})
+
+
+@pytest.mark.parametrize("given", [{"prune_probability": True}, {"prunable_layers": 3}, {"protected_layers": None}])
+def test_a_space_for_a_config_refuses_them_too(given: dict[str, Any]) -> None:
+    (field,) = given
+    with pytest.raises(ValueError, match=f"`{field}`"):
+        ElasticSpace.for_config(SuperSamConfig(), **given)
+
+
+def front_data() -> dict[str, Any]:
+    subnet = Subnet(**SUBNET).to_dict()
+    points = [{**POINT, "subnet": subnet, "name": f"pareto-{i}", "params": 5 + i} for i in range(2)]
+    return {"format_version": 1, "largest": {"params": 10, "macs": 20}, "points": points}
+
+
+def change(data: Any, path: tuple[Any, ...], value: Any) -> Any:
+    for key in path[:-1]:
+        data = data[key]
+    data[path[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("points", 0, "holdout_miou"), math.nan, "holdout_miou"),
+        (("points", 0, "holdout_miou"), 80, "holdout_miou"),
+        (("points", 1, "params"), True, "params"),
+        (("points", 1, "params"), 4, "ascending `params`"),
+        (("points", 1, "macs"), 21, "more `params` or `macs` than `largest`"),
+        (("points", 1, "name"), "pareto-0", "`name` twice"),
+        (("points", 0, "subnet"), None, "Subnet"),
+        (("points", 0), None, "`points`"),
+        (("points",), {}, "`points`"),
+        (("largest",), 3, "`largest`"),
+        (("largest", "params"), "many", r"`largest\.params`"),
+        (("format_version",), True, "format_version"),
+        (("format_version",), 0, "format_version"),
+    ],
+)
+def test_a_front_with_a_wrong_value_is_refused(path: tuple[Any, ...], value: Any, named: str) -> None:
+    data = front_data()
+    assert ParetoFront.from_dict(data, "this front").best().name == "pareto-0"
+    change(data, path, value)
+    with pytest.raises(ValueError, match=named):
+        ParetoFront.from_dict(data, "this front")
+
+
+@pytest.mark.parametrize("limit", [True, "half", math.nan, 0, [1]])
+def test_a_limit_that_is_no_number_is_refused(limit: Any) -> None:
+    with pytest.raises(ValueError, match="`max_params`"):
+        ParetoFront.from_dict(front_data(), "this front").best(max_params=limit)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("quality",), math.nan, "`quality`"),
+        (("params",), "5", "`params`"),
+        (("exceeded",), "patience", "`exceeded`"),
+        (("subnet", "layers"), [2, 1, 0], "`layers`"),
+        (("ask",), 0, "`ask`"),
+        (("trial",), True, "`trial`"),
+        (("cached",), 1, "`cached`"),
+    ],
+)
+def test_a_line_of_a_search_log_with_a_wrong_value_is_refused(
+    path: tuple[Any, ...], value: Any, named: str, tmp_path: Path
+) -> None:
+    line = Ask(1, 1, False, Evaluation(**EVALUATION)).to_dict()
+    log = tmp_path / "trials.jsonl"
+    log.write_text(json.dumps({}) + "\n" + json.dumps(line) + "\n")
+    assert SearchLog(log, {}).asks[0].evaluation == Evaluation(**EVALUATION)
+    change(line, path, value)
+    log.write_text(json.dumps({}) + "\n" + json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=rf"Line 2 .*{named}"):
+        SearchLog(log, {})
+    for text in ("[]", '{"ask": 1}'):
+        log.write_text(json.dumps({}) + "\n" + text + "\n")
+        with pytest.raises(ValueError, match="Line 2"):
+            SearchLog(log, {})
+
+
+def test_a_config_file_with_a_wrong_value_is_a_value_error(tmp_path: Path) -> None:
+    """What the command line tells as one line: `@strict`'s own errors are not."""
+    configs = ((SuperSamConfig, "vision_config"), (OfbViTConfig, "hidden_size"), (OfbSwinConfig, "depths"))
+    for config_class, field in configs:
+        folder = tmp_path / field
+        config_class().save_pretrained(folder)
+        data = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**data, field: "many"}))
+        with pytest.raises(ValueError, match=f"'{field}'"):
+            config_class.from_pretrained(folder)

@@ -198,6 +198,7 @@ class ElasticSpace:
             prunable_layers = VIT_B_PRUNABLE_LAYERS if depth == VIT_B_DEPTH else ()
             check_whole("protected_layers", _as_tuple(protected_layers), 0, MOST_LAYERS - 1)
             prunable_layers = tuple(i for i in prunable_layers if i not in protected_layers)
+        check_whole("prunable_layers", _as_tuple(prunable_layers), 0, MOST_LAYERS - 1)
         if isinstance(prune_probability, (int, float)):
             check_probabilities("prune_probability", (prune_probability,))
             prune_probability = (float(prune_probability),) * len(prunable_layers)
