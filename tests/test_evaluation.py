@@ -58,7 +58,7 @@ def plain(model: Any, loader: DataLoader, multimask: bool = True, bf16: bool = F
                 whole = F.interpolate(logits[None, None].float(), batch["masks"].shape[-2:], mode="bilinear")[0, 0]
                 mask = whole[:height, :width] > 0
                 either = (mask | truth).sum().item()
-                ious.append((mask & truth).sum().item() / either if either else 1.0)
+                ious.append((mask & truth).sum().item() / either if either else 0.0)
             picked = outputs[1].iou_scores[image, slot].argmax().item()
             rows.append([ious[0], max(ious[1:]), ious[1 + picked]])
     means = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
@@ -197,7 +197,7 @@ def test_padding_and_empty_slots_count_for_nothing() -> None:
     found = Targets.of(batch).ious(logits)
     assert found.tolist() == [[0.5, 0.0], [1.0, 0.0], [1.0, 0.0]]
     empty = {**batch, "masks": torch.zeros_like(masks)}
-    assert Targets.of(empty).ious(logits).tolist() == [[0.0, 1.0]] * 3
+    assert Targets.of(empty).ious(logits).tolist() == [[0.0, 0.0]] * 3
 
 
 def test_states_after_few_layers_are_kept_first() -> None:

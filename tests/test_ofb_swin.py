@@ -114,7 +114,7 @@ def test_narrower_heads_keep_the_original_scale() -> None:
         ({"hidden_sizes": [24]}, "`hidden_sizes` must be 2 numbers"),
         ({"block_num_heads": [2, 2]}, "`block_num_heads` must be 3 numbers"),
         ({"block_head_dims": [12, 0, 12]}, "`block_head_dims` must be 3 numbers of 1 or more"),
-        ({"hidden_sizes": [25, 48]}, "`block_head_dims` must be given"),
+        ({"hidden_sizes": [1, 48]}, "`block_head_dims` must be given"),
         ({"image_size": [32, 64]}, "`image_size` must be square"),
     ],
 )

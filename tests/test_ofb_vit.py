@@ -465,7 +465,7 @@ def test_a_new_classifier_is_fresh_named_and_seeded(classifier_folders: dict[str
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"num_attention_heads": 5}, "`head_dim` must be given"),
+        ({"num_attention_heads": 500}, "`head_dim` must be given"),
         ({"distillation_head": True}, "`distillation_token` must be True"),
         ({"image_size": [32, 64]}, "`image_size` must be square"),
         ({"per_layer_config": {0: {"hidden_size": 3}}}, r"layer 0 holds \['hidden_size'\]"),

@@ -54,7 +54,8 @@ class PromptSamples(Samples):
       object.
     - `object_mask` bool (K): which slots hold an object.
     - `image_index` int64: number of the example.
-    - evaluation only: `masks` uint8 (K, S, S), and `valid_size` int64 (2), height and width without padding.
+    - evaluation only: `masks` uint8 (K, S, S), never empty for a real object, however small, as an evaluation at the
+      image's own size would count it; and `valid_size` int64 (2), height and width without padding.
 
     In training all K slots are filled: a random subset of more objects, random repeats of fewer. In evaluation each
     object comes once (a seeded subset of more than K) and the slots left over are padding.

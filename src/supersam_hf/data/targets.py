@@ -19,25 +19,46 @@ def area_averaged_masks(masks: np.ndarray, valid: tuple[int, int], cell: int, si
         `numpy.ndarray`: uint8 (n, side, side).
     """
     coarse = np.zeros((len(masks), side, side), dtype=np.uint8)
-    edges = np.arange(side + 1) * cell
     for index, mask in enumerate(masks):
-        height, width = mask.shape
-        # Edges of the cells in pixels of the image; beyond it nothing is added.
-        covered = _sums_between(mask.astype(np.float64), edges * (height / valid[0]), axis=0)  # (side, width)
-        covered = _sums_between(covered, edges * (width / valid[1]), axis=1)  # (side, side), px of the image
-        share = covered * (valid[0] / height) * (valid[1] / width) / cell**2
+        share = _covered_shares(mask, valid, cell, side)
         coarse[index] = share >= min(0.5, share.max()) - 1e-9
     return coarse
 
 
 def nearest_masks(masks: np.ndarray, valid: tuple[int, int], side: int) -> np.ndarray:
-    """Masks at the size of the model's input by nearest pixel, zero in the padding: uint8 (n, side, side)."""
+    """Masks at the size of the model's input by nearest pixel, zero in the padding.
+
+    A mask that falls between the pixels keeps those that it covers most: an object that is there at the image's own
+    size is there to be found, and finding nothing is never right.
+
+    Args:
+        masks (`numpy.ndarray`): Boolean masks (n, height, width) of the image, none of them empty.
+        valid (`tuple[int, int]`): (height, width) of the image in the model's input, px, without padding.
+        side (`int`): Side of the model's input, px.
+
+    Returns:
+        `numpy.ndarray`: uint8 (n, side, side), none of them empty.
+    """
     _, height, width = masks.shape
     rows = ((np.arange(valid[0]) + 0.5) * (height / valid[0])).astype(int)
     columns = ((np.arange(valid[1]) + 0.5) * (width / valid[1])).astype(int)
     full = np.zeros((len(masks), side, side), dtype=np.uint8)
     full[:, : valid[0], : valid[1]] = masks[:, rows][:, :, columns]
+    for index in np.flatnonzero(~full.any(axis=(1, 2))):
+        share = _covered_shares(masks[index], valid, 1, side)
+        full[index] = share >= share.max() - 1e-9
     return full
+
+
+def _covered_shares(mask: np.ndarray, valid: tuple[int, int], cell: int, side: int) -> np.ndarray:
+    """Which part of each cell a mask (height, width) covers, in [0, 1]: float64 (side, side). Arguments as of
+    [`area_averaged_masks`]."""
+    height, width = mask.shape
+    edges = np.arange(side + 1) * cell
+    # Edges of the cells in pixels of the image; beyond it nothing is added.
+    covered = _sums_between(mask.astype(np.float64), edges * (height / valid[0]), axis=0)  # (side, width)
+    covered = _sums_between(covered, edges * (width / valid[1]), axis=1)  # (side, side), px of the image
+    return covered * (valid[0] / height) * (valid[1] / width) / cell**2
 
 
 def _sums_between(values: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:

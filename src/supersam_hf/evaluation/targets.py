@@ -50,7 +50,7 @@ class Targets:
         return self.masks.nbytes + self.areas.nbytes + self.heights.nbytes + self.widths.nbytes
 
     def ious(self, logits: torch.Tensor) -> torch.Tensor:
-        """IoU of each of an object's masks with it, 1 where both are empty.
+        """IoU of each of an object's masks with it; 0 for an object without a pixel, whatever the masks.
 
         Args:
             logits (`torch.Tensor` of shape `(objects, masks, h, w)`): Low-resolution logits.
@@ -70,8 +70,7 @@ class Targets:
             predicted &= _valid(self.heights[rows], self.widths[rows], size)[:, None]
         both = _pixels(predicted & self.masks[rows, None])
         either = _pixels(predicted) + self.areas[rows, None] - both
-        ious = both.float() / either.clamp(min=1).float()
-        return torch.where(either > 0, ious, torch.ones_like(ious))
+        return both.float() / either.clamp(min=1).float()
 
 
 def _pixels(masks: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 
 
 def mask_iou(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of each pair of masks; 1 where both are empty.
+    """Intersection over union of each pair of masks; 0 where both are empty, as in pycocotools: nothing was found.
 
     Args:
         prediction (`torch.Tensor`): bool (..., height, width).
@@ -22,4 +22,4 @@ def mask_iou(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         )
     intersection = (prediction & target).sum(dim=(-2, -1)).float()
     union = (prediction | target).sum(dim=(-2, -1)).float()
-    return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones_like(union))
+    return intersection / union.clamp(min=1)

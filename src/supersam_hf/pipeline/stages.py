@@ -145,9 +145,10 @@ def _write_search(run: Run, result: SearchResult) -> None:
     best = result.best
     assert best is not None
     share = best.params / result.objective.largest.params
+    smallest = ", the smallest subnet of this space" if best.subnet == result.objective.space.smallest() else ""
     print(
-        f"found {best.params:,} parameters ({share:.1%} of the largest), holdout mIoU {best.quality:.4f}; "
-        f"{len(result.trials)} trials, {len(result.asks)} asks; see {run.folder}/search.json"
+        f"found {best.params:,} parameters ({share:.1%} of the largest{smallest}), holdout mIoU {best.quality:.4f}; "
+        f"{result.summary()}; see {run.folder}/search.json"
     )
 
 

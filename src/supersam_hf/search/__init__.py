@@ -2,6 +2,7 @@
 
 from .engine import SearchEngine
 from .log import Ask, SearchLog
+from .near_budget import NearBudget, feasible_subnets
 from .objective import Budget, Evaluation, Objective
 from .pareto import pareto_front
 from .result import SearchResult, Shortfall
@@ -12,12 +13,14 @@ __all__ = [
     "Ask",
     "Budget",
     "Evaluation",
+    "NearBudget",
     "Objective",
     "SearchArguments",
     "SearchEngine",
     "SearchLog",
     "SearchResult",
     "Shortfall",
+    "feasible_subnets",
     "make_engine",
     "pareto_front",
     "run_search",

@@ -37,8 +37,20 @@ class Ask:
     def to_dict(self) -> dict[str, Any]:
         return {"ask": self.ask, "trial": self.trial, "cached": self.cached, **self.evaluation.to_dict()}
 
+    def __post_init__(self) -> None:
+        if type(self.ask) is not int or self.ask < 1:
+            raise ValueError(f"`ask` must be a whole number of 1 or more, got {self.ask!r}.")
+        if self.trial is not None and (type(self.trial) is not int or self.trial < 1):
+            raise ValueError(f"`trial` must be a whole number of 1 or more or None, got {self.trial!r}.")
+        if not isinstance(self.cached, bool):
+            raise ValueError(f"`cached` must be true or false, got {self.cached!r}.")
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Ask":
+        """From the data of `to_dict`; `ValueError`, naming the field, for any other."""
+        missing = sorted({"ask", "trial", "cached"} - set(data))
+        if missing:
+            raise ValueError(f"An ask lacks {missing}.")
         return cls(data["ask"], data["trial"], data["cached"], Evaluation.from_dict(data))
 
 
@@ -67,7 +79,7 @@ class SearchLog:
         lines = self._whole_lines()
         if lines:
             self._check_header(lines[0], json.loads(json.dumps(header)))
-        asks = [Ask.from_dict(line) for line in lines[1:]]
+        asks = [self._ask(line, number) for number, line in enumerate(lines[1:], start=2)]
         self._file = self.path.open("a", encoding="utf-8")
         if not lines:
             self._write(header)
@@ -101,10 +113,18 @@ class SearchLog:
                 lines.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(f"Line {number} of {self.path} is not JSON; repair the log or delete it.") from error
+            if not isinstance(lines[-1], dict):
+                raise ValueError(f"Line {number} of {self.path} is no record; repair the log or delete it.")
         if len(whole) < len(content):
             logger.warning("The last line of %s was cut off while it was written; it is dropped.", self.path)
             os.truncate(self.path, len(whole))
         return lines
+
+    def _ask(self, line: dict[str, Any], number: int) -> Ask:
+        try:
+            return Ask.from_dict(line)
+        except ValueError as error:
+            raise ValueError(f"Line {number} of {self.path}: {error} Repair the log or delete it.") from None
 
     def _check_header(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         before, now = flattened(found), flattened(wanted)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
@@ -10,6 +11,7 @@ from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
 
 Goal = Literal["quality", "params", "macs"]
 GOALS = ("quality", "params", "macs")
+LIMITS = ("max_params", "max_macs", "max_latency_ms", "min_quality")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class Evaluation:
         quality (`float`, *optional*): Its quality; None where a limit was passed before any image was run.
         exceeded (`str`, *optional*): Name of the limit it does not keep; None if it is feasible.
         score (`float`, *optional*): What the search engine is told; None if quality was not run.
+
+    Raises:
+        ValueError: If a field is of another type, a cost negative, or a number not finite.
     """
 
     subnet: Subnet
@@ -83,6 +88,16 @@ class Evaluation:
     exceeded: str | None = None
     score: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.subnet, Subnet):
+            raise ValueError(f"`subnet` must be a Subnet, got {self.subnet!r}.")
+        if self.exceeded not in (None, *LIMITS):
+            raise ValueError(f"`exceeded` must be one of {list(LIMITS)} or None, got {self.exceeded!r}.")
+        for name in ("params", "macs", "latency_ms"):
+            _check_number(name, getattr(self, name), least=0, optional=name == "latency_ms")
+        for name in ("quality", "score"):
+            _check_number(name, getattr(self, name), least=-math.inf, optional=True)
+
     @property
     def feasible(self) -> bool:
         return self.exceeded is None
@@ -92,8 +107,20 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Evaluation":
+        """From the data of `to_dict`; `ValueError`, naming the field, for any other."""
+        missing = sorted(set(cls.__dataclass_fields__) - set(data))
+        if missing:
+            raise ValueError(f"An evaluation lacks {missing}.")
         fields = {key: data[key] for key in cls.__dataclass_fields__}
         return cls(**{**fields, "subnet": Subnet.from_dict(data["subnet"])})
+
+
+def _check_number(name: str, value: Any, least: float, optional: bool) -> None:
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < least:
+        positive = " of 0 or more" if least == 0 else ""
+        raise ValueError(f"`{name}` of an evaluation must be a finite number{positive}, got {value!r}.")
 
 
 class Objective:

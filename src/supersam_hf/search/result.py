@@ -1,5 +1,6 @@
 """What a search found: the best subnet, the Pareto front, and how near it came where nothing kept the budget."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ class SearchResult:
     Args:
         objective (`Objective`): What was searched for.
         asks (`Sequence[Ask]`): Every ask, in order.
-        stopped (`str`): Why it ended: `"trials"` (all were run), `"max_asks"` (too few asks kept the budget's costs),
-            or `"exhausted"` (the space has no subnet left that was not asked for).
+        stopped (`str`): Why it ended: `"trials"` (all were run), `"max_asks"` (too few asks kept the budget), or
+            `"exhausted"` (no subnet is left that keeps the closed-form limits and was not asked for).
         settings (`dict`): What the search was started with, for the record.
     """
 
@@ -95,6 +96,25 @@ class SearchResult:
         ]
         return min(shortfalls, key=lambda shortfall: (shortfall.lack, shortfall.evaluation.params), default=None)
 
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many distinct subnets broke each limit before an image was run."""
+        return dict(Counter(str(ask.evaluation.exceeded) for ask in self.asks if ask.trial is None and not ask.cached))
+
+    def summary(self) -> str:
+        """What became of the candidates, and why the search ended if not all trials were run; in one line."""
+        rejected, repeated = self.rejected, sum(ask.cached for ask in self.asks)
+        feasible = sum(trial.feasible for trial in self.trials)
+        parts = [f"{len(self.trials)} run on images ({feasible} of them within the budget)"]
+        parts += [f"{count} rejected by `{limit}`" for limit, count in sorted(rejected.items())]
+        parts += [f"{repeated} tried before"] if repeated else []
+        why = {
+            "trials": "",
+            "max_asks": "; ended early, by `max_asks`",
+            "exhausted": "; ended early: no other subnet of this space keeps the budget",
+        }
+        return f"{len(self.asks)} candidates: {', '.join(parts)}{why[self.stopped]}"
+
     def subnet(self) -> Subnet:
         """The best subnet; raises `ValueError`, saying what came nearest, if nothing kept the budget."""
         if self.best is not None:
@@ -109,8 +129,7 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         best, nearest = self.best, self.nearest
-        rejected = [ask for ask in self.asks if ask.trial is None and not ask.cached]
-        counts = {"asks": len(self.asks), "trials": len(self.trials), "rejected": len(rejected)}
+        counts = {"asks": len(self.asks), "trials": len(self.trials), "rejected": sum(self.rejected.values())}
         counts |= {"repeated": sum(ask.cached for ask in self.asks)}
         counts |= {"feasible": sum(trial.feasible for trial in self.trials)}
         return {

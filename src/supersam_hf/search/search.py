@@ -1,6 +1,8 @@
 """A search from its arguments to its result."""
 
+import logging
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +13,12 @@ from ..spread import on_main
 from .engine import SearchEngine
 from .log import SearchLog
 from .loop import SearchLoop
+from .near_budget import NearBudget, feasible_subnets
 from .objective import Budget, Goal, Objective
 from .result import SearchResult
 
+
+logger = logging.getLogger(__name__)
 
 EngineName = Literal["opentuner", "random", "evolution"]
 ENGINES = ("opentuner", "random", "evolution")
@@ -90,10 +95,13 @@ def run_search(
     """Searches until `trials` distinct subnets were run, and goes on where `log_path` left off.
 
     Subnets that break a closed-form limit are told to the engine as infeasible and cost no trial; repeated subnets are
-    answered from memory. A search that is killed at any point and started again gives the same asks as one that was
-    not: the log is replayed through the engine without running an image. More `trials` prolong a finished search.
-    `batch_size` subnets are asked for before any of them is told, so that processes can share them: the asks depend on
-    that size and not on how many processes there are.
+    answered from memory. Where nearly all are such, subnets near the budget are tried in their place (see
+    [`NearBudget`]) until there is no other one; a warning says so, and beforehand, if there are fewer than `trials`.
+
+    A search that is killed at any point and started again gives the same asks as one that was not: the log is replayed
+    through the engine without running an image. More `trials` prolong a finished search. `batch_size` subnets are
+    asked for before any of them is told, so that processes can share them: the asks depend on that size and not on how
+    many processes there are.
 
     Args:
         objective (`Objective`): What to search for.
@@ -119,10 +127,14 @@ def run_search(
             f"{arguments.budget} and {arguments.goal!r}. Make it with `arguments.budget` and `arguments.goal`."
         )
     settings = _settings(objective, arguments, context)
+    main = state is None or state.is_main_process
+    if main:
+        _tell_of_few(objective, arguments.trials)
     with SearchLog(log_path, settings, state) as log:
         if not log.asks:
             on_main(state, objective.check_latency)
         engine = make_engine(arguments.engine, objective.space, arguments.seed)
+        engine = NearBudget(engine, objective, arguments.seed, say=main)
         loop = SearchLoop(
             objective,
             engine,
@@ -133,10 +145,20 @@ def run_search(
             max_asks=arguments.max_asks or 100 * arguments.trials,
         )
         try:
-            stopped = loop.run(progress and (state is None or state.is_main_process))
+            stopped = loop.run(progress and main)
         finally:
             engine.close()
     return SearchResult(objective, loop.asks, stopped, settings)
+
+
+def _tell_of_few(objective: Objective, trials: int) -> None:
+    """Warns if fewer subnets than trials keep the closed-form limits."""
+    count = sum(1 for _ in islice(feasible_subnets(objective), trials))
+    if count < trials:
+        logger.warning(
+            f"Only {count} of the {objective.space.size:,} subnets of this space keep the budget, and {trials} trials "
+            "were asked for: the search ends when all of them were tried."
+        )
 
 
 def _settings(objective: Objective, arguments: SearchArguments, context: dict[str, Any] | None) -> dict[str, Any]:

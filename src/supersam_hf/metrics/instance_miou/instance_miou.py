@@ -1,5 +1,6 @@
 """Mean intersection over union of prompted masks, an `evaluate` module that stands alone."""
 
+import math
 from typing import Any
 
 import datasets
@@ -21,7 +22,7 @@ _DESCRIPTION = """\
 Mean over objects of the intersection over union between an object and the masks a prompted segmentation model (SAM)
 gives for it. A model may give several masks a prompt; which of them counts makes three numbers: the best one by the
 ground truth (an upper bound, as SuperSAM reports it), the one the model itself scores highest (what a user gets), and
-the first one. Two empty masks agree: 1.
+the first one. An object without a pixel is none: it is left out and counted.
 """
 
 _INPUTS_DESCRIPTION = """\
@@ -35,7 +36,8 @@ Returns:
     miou_oracle: mean over objects of the best IoU of an object's masks, in [0, 1]
     miou_predicted: mean over objects of the IoU of the mask with the highest score (the first of equal ones)
     miou_single: mean over objects of the IoU of the first mask
-    num_objects: number of objects
+    num_objects: number of objects with a pixel at least: those of the means
+    num_empty: number of references without a pixel, which are left out; a `ValueError` if all are
 """
 
 
@@ -61,16 +63,24 @@ class InstanceMeanIoU(evaluate.Metric):
                     f"Object {number} has {len(masks)} masks and {len(scores)} scores; "
                     "`masks` and `scores` need one entry a mask, and at least one."
                 )
+            for score in scores:
+                if not math.isfinite(score):
+                    raise ValueError(f"Object {number} has the score {score}; `scores` are finite numbers.")
             ious = _ious(masks, reference)
+            if coco_mask.area(reference) == 0:
+                continue
             oracle.append(max(ious))
             predicted.append(ious[scores.index(max(scores))])
             single.append(ious[0])
         count = len(single)
+        if not count:
+            raise ValueError(f"None of the {len(references)} references has a pixel: there is no object to score.")
         return {
             "miou_oracle": sum(oracle) / count,
             "miou_predicted": sum(predicted) / count,
             "miou_single": sum(single) / count,
             "num_objects": count,
+            "num_empty": len(references) - count,
         }
 
 
@@ -81,6 +91,4 @@ def _ious(masks: list[dict[str, Any]], reference: dict[str, Any]) -> list[float]
             raise ValueError(
                 f"A mask of size {list(mask['size'])} cannot be compared with one of {list(reference['size'])}."
             )
-    if coco_mask.area(reference) > 0:
-        return coco_mask.iou(masks, [reference], [0])[:, 0].tolist()
-    return [1.0 if area == 0 else 0.0 for area in coco_mask.area(masks)]
+    return coco_mask.iou(masks, [reference], [0])[:, 0].tolist()

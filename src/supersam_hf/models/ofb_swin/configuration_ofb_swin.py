@@ -2,13 +2,39 @@
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
+from huggingface_hub.errors import StrictDataclassError
 from transformers import SwinConfig
+from transformers.activations import ACT2FN
 
 
 # Of what `save_pretrained` writes: raised when a folder of today would no longer be read rightly by yesterday's code.
 FORMAT_VERSION = 1
 BLOCK_WIDTHS = ("block_num_heads", "block_head_dims", "block_intermediate_sizes")
+# No network is so wide, or so deep: what is beyond is a slip, and would fill the memory.
+MOST, MOST_LAYERS, MOST_STAGES = 2**20, 1000, 8
+
+
+def bounded(default: Any, least: float, most: float = MOST) -> Any:
+    """A field of a config whose value, or each entry of a list, lies in [least, most]; None, where the type allows
+    it, is filled in later."""
+
+    def check(value: Any) -> None:
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(entry, bool) or (entry is not None and not least <= entry <= most):
+                raise ValueError(f"must lie in {least} to {most}, got {value!r}")
+
+    return validated_field(check, default=default)
+
+
+def activation(default: str) -> Any:
+    """A field of a config that names one of transformers' activations."""
+
+    def check(value: str) -> None:
+        if value not in ACT2FN:
+            raise ValueError(f"must be one of {sorted(ACT2FN)}, got {value!r}")
+
+    return validated_field(check, default=default)
 
 
 def _adopt_stock_swin(config_dict: dict[str, Any], source: Any) -> dict[str, Any]:
@@ -54,26 +80,50 @@ class OfbSwinConfig(SwinConfig):
 
     model_type = "ofb_swin"
 
+    # stock's, with bounds
+    image_size: int | list[int] | tuple[int, int] = bounded(SwinConfig.image_size, 1)
+    patch_size: int | list[int] | tuple[int, int] = bounded(SwinConfig.patch_size, 1)
+    num_channels: int = bounded(SwinConfig.num_channels, 1)
+    embed_dim: int = bounded(SwinConfig.embed_dim, 1)
+    depths: list[int] | tuple[int, ...] = bounded(SwinConfig.depths, 1, MOST_LAYERS)
+    num_heads: list[int] | tuple[int, ...] = bounded(SwinConfig.num_heads, 1)
+    window_size: int = bounded(SwinConfig.window_size, 1)
+    mlp_ratio: float | int = bounded(SwinConfig.mlp_ratio, 0)
+    hidden_dropout_prob: float | int = bounded(SwinConfig.hidden_dropout_prob, 0, 1)
+    attention_probs_dropout_prob: float | int = bounded(SwinConfig.attention_probs_dropout_prob, 0, 1)
+    drop_path_rate: float | int = bounded(SwinConfig.drop_path_rate, 0, 1)
+    hidden_act: str = activation(SwinConfig.hidden_act)
+    initializer_range: float = bounded(SwinConfig.initializer_range, 0)
+    layer_norm_eps: float = bounded(SwinConfig.layer_norm_eps, 0)
+    encoder_stride: int = bounded(SwinConfig.encoder_stride, 1)
+
     hidden_sizes: list[int] | None = None
     block_num_heads: list[int] | None = None
     block_head_dims: list[int] | None = None
     block_intermediate_sizes: list[int] | None = None
     query_pre_attn_scalars: list[int] | None = None
     search: dict | None = None
-    format_version: int = FORMAT_VERSION
+    format_version: int = bounded(FORMAT_VERSION, 1, FORMAT_VERSION)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.image_size = square_side("image_size", self.image_size)
         self.patch_size = square_side("patch_size", self.patch_size)
+        if self.patch_size > self.image_size:
+            raise ValueError(f"`patch_size` ({self.patch_size}) must be at most `image_size` ({self.image_size}).")
+        if not 1 <= len(self.depths) == len(self.num_heads) <= MOST_STAGES:
+            raise ValueError(
+                f"`depths` and `num_heads` must have one entry per stage, 1 to {MOST_STAGES} of them, got "
+                f"{list(self.depths)} and {list(self.num_heads)}."
+            )
         if self.hidden_sizes is None:
             self.hidden_sizes = [self.embed_dim * 2**stage for stage in range(len(self.depths))]
-        _check_sizes("hidden_sizes", self.hidden_sizes, len(self.depths), "one a stage")
+        _check_sizes("hidden_sizes", self.hidden_sizes, len(self.depths), "one per stage")
         self._fill_block_widths()
         for name in BLOCK_WIDTHS:
-            _check_sizes(name, getattr(self, name), sum(self.depths), "one a block")
+            _check_sizes(name, getattr(self, name), sum(self.depths), "one per block")
         if self.query_pre_attn_scalars is None:
             self.query_pre_attn_scalars = [widths[0][1] for widths in self.stage_widths]
-        _check_sizes("query_pre_attn_scalars", self.query_pre_attn_scalars, len(self.depths), "one a stage")
+        _check_sizes("query_pre_attn_scalars", self.query_pre_attn_scalars, len(self.depths), "one per stage")
         self.embed_dim = self.hidden_sizes[0]
         super().__post_init__(**kwargs)
         # stock's is what doubling would give
@@ -87,11 +137,12 @@ class OfbSwinConfig(SwinConfig):
             self.block_num_heads = [heads[stage] for stage in stages]
         if self.block_head_dims is None:
             for size, number in zip(sizes, heads):
-                if size % number:
+                if size < number:
                     raise ValueError(
-                        f"`block_head_dims` must be given where the channels of a stage ({size}) are no multiple of "
-                        f"its `num_heads` ({number})."
+                        f"`block_head_dims` must be given where the channels of a stage ({size}) are fewer than its "
+                        f"`num_heads` ({number})."
                     )
+            # as stock's: rounded down
             self.block_head_dims = [sizes[stage] // heads[stage] for stage in stages]
         if self.block_intermediate_sizes is None:
             self.block_intermediate_sizes = [int(self.mlp_ratio * sizes[stage]) for stage in stages]
@@ -101,10 +152,13 @@ class OfbSwinConfig(SwinConfig):
         """As any config's.
 
         Raises:
-            ValueError: If the data is of a newer `format_version`.
+            ValueError: If the data is of a newer `format_version`, or a field is not what it must be.
         """
         _check_format(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
@@ -121,7 +175,7 @@ class OfbSwinConfig(SwinConfig):
 
 def _check_format(config_dict: dict[str, Any]) -> None:
     version = config_dict.get("format_version", FORMAT_VERSION)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"`format_version` of the checkpoint is {version!r}, this code reads up to {FORMAT_VERSION}. Upgrade "
             "supersam_hf; or load it with the code in its own repository: by an Auto class with "
@@ -133,14 +187,14 @@ def square_side(name: str, size: int | list[int] | tuple[int, int]) -> int:
     """One number for a square given as one or two."""
     if isinstance(size, int):
         return size
-    if len(set(size)) != 1:
+    if len(size) != 2 or len(set(size)) != 1:
         raise ValueError(f"`{name}` must be square: one number, or two equal ones, got {list(size)}.")
     return size[0]
 
 
 def _check_sizes(name: str, sizes: list[int] | None, count: int, which: str) -> None:
-    if sizes is None or len(sizes) != count or min(sizes) < 1:
-        raise ValueError(f"`{name}` must be {count} numbers of 1 or more, {which}; got {sizes}.")
+    if sizes is None or len(sizes) != count or min(sizes) < 1 or max(sizes) > MOST:
+        raise ValueError(f"`{name}` must be {count} numbers of 1 or more, up to {MOST}, {which}; got {sizes}.")
 
 
 __all__ = ["OfbSwinConfig"]

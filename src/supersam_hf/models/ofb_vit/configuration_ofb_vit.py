@@ -1,15 +1,41 @@
 """OFB ViT configuration: stock ViT's, plus widths of every layer and DeiT's distillation token."""
 
-from typing import Any
+from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
+from huggingface_hub.errors import StrictDataclassError
 from transformers import ViTConfig
+from transformers.activations import ACT2FN
 
 
 # What may differ from layer to layer.
 LAYER_WIDTHS = ("num_attention_heads", "head_dim", "intermediate_size")
 # Of what `save_pretrained` writes: raised when a folder of today would no longer be read rightly by yesterday's code.
 FORMAT_VERSION = 1
+# No network is so wide, or so deep: what is beyond is a slip, and would fill the memory.
+MOST, MOST_LAYERS = 2**20, 1000
+
+
+def bounded(default: Any, least: float, most: float = MOST) -> Any:
+    """A field of a config whose value, or each entry of a list, lies in [least, most]; None, where the type allows
+    it, is filled in later."""
+
+    def check(value: Any) -> None:
+        for entry in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(entry, bool) or (entry is not None and not least <= entry <= most):
+                raise ValueError(f"must lie in {least} to {most}, got {value!r}")
+
+    return validated_field(check, default=default)
+
+
+def activation(default: str) -> Any:
+    """A field of a config that names one of transformers' activations."""
+
+    def check(value: str) -> None:
+        if value not in ACT2FN:
+            raise ValueError(f"must be one of {sorted(ACT2FN)}, got {value!r}")
+
+    return validated_field(check, default=default)
 
 
 def _adopt_stock_vit(config_dict: dict[str, Any], source: Any) -> dict[str, Any]:
@@ -68,35 +94,60 @@ class OfbViTConfig(ViTConfig):
 
     model_type = "ofb_vit"
 
-    head_dim: int | None = None
-    query_pre_attn_scalar: int | None = None
+    # stock's, with bounds
+    hidden_size: int = bounded(ViTConfig.hidden_size, 1)
+    num_hidden_layers: int = bounded(ViTConfig.num_hidden_layers, 1, MOST_LAYERS)
+    num_attention_heads: int = bounded(ViTConfig.num_attention_heads, 1)
+    intermediate_size: int = bounded(ViTConfig.intermediate_size, 1)
+    hidden_act: str = activation(ViTConfig.hidden_act)
+    hidden_dropout_prob: float | int = bounded(ViTConfig.hidden_dropout_prob, 0, 1)
+    attention_probs_dropout_prob: float | int = bounded(ViTConfig.attention_probs_dropout_prob, 0, 1)
+    initializer_range: float = bounded(ViTConfig.initializer_range, 0)
+    layer_norm_eps: float = bounded(ViTConfig.layer_norm_eps, 0)
+    image_size: int | list[int] | tuple[int, int] = bounded(ViTConfig.image_size, 1)
+    patch_size: int | list[int] | tuple[int, int] = bounded(ViTConfig.patch_size, 1)
+    num_channels: int = bounded(ViTConfig.num_channels, 1)
+    encoder_stride: int = bounded(ViTConfig.encoder_stride, 1)
+    pooler_output_size: int | None = bounded(ViTConfig.pooler_output_size, 1)
+    pooler_act: str = activation(ViTConfig.pooler_act)
+
+    head_dim: int | None = bounded(None, 1)
+    query_pre_attn_scalar: int | None = bounded(None, 1)
     distillation_token: bool = False
     distillation_head: bool = False
     search: dict | None = None
-    segmentation_head: str = "naive"
-    segmentation_channels: int = 256
-    segmentation_layers: list[int] | None = None
+    segmentation_head: Literal["naive", "pup", "mla"] = "naive"
+    segmentation_channels: int = bounded(256, 2)
+    segmentation_layers: list[int] | None = bounded(None, 0, MOST_LAYERS)
     use_auxiliary_head: bool = True
-    auxiliary_loss_weight: float = 0.4
+    auxiliary_loss_weight: float = bounded(0.4, 0)
     semantic_loss_ignore_index: int = 255
-    format_version: int = FORMAT_VERSION
+    format_version: int = bounded(FORMAT_VERSION, 1, FORMAT_VERSION)
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.image_size = square_side("image_size", self.image_size)
         self.patch_size = square_side("patch_size", self.patch_size)
+        if self.patch_size > self.image_size:
+            raise ValueError(f"`patch_size` ({self.patch_size}) must be at most `image_size` ({self.image_size}).")
         if self.head_dim is None:
             self.head_dim = self._stock_head_dim()
         if self.query_pre_attn_scalar is None:
             self.query_pre_attn_scalar = self.head_dim
         if self.distillation_head and not self.distillation_token:
             raise ValueError("`distillation_head` reads the distillation token: `distillation_token` must be True.")
-        _check_layer_widths(kwargs.get("per_layer_config") or {})
+        _check_layer_widths(kwargs.get("per_layer_config"))
         super().__post_init__(**kwargs)
 
+    def validate_segmentation_layers(self) -> None:
+        """Part of `@strict`: the layers must be this model's."""
+        if self.segmentation_layers is not None:
+            _check_read_layers(self.segmentation_layers, self.num_hidden_layers)
+
     def _stock_head_dim(self) -> int:
-        if self.hidden_size % self.num_attention_heads:
+        """As stock's: rounded down."""
+        if self.hidden_size < self.num_attention_heads:
             raise ValueError(
-                f"`head_dim` must be given where `hidden_size` ({self.hidden_size}) is no multiple of "
+                f"`head_dim` must be given where `hidden_size` ({self.hidden_size}) is smaller than "
                 f"`num_attention_heads` ({self.num_attention_heads})."
             )
         return self.hidden_size // self.num_attention_heads
@@ -111,9 +162,7 @@ class OfbViTConfig(ViTConfig):
         if self.segmentation_head != "mla":
             return [self.num_hidden_layers - 1]
         layers = self.segmentation_layers or _evenly(self.num_hidden_layers)
-        if layers != sorted(set(layers) & set(range(self.num_hidden_layers))):
-            last = self.num_hidden_layers - 1
-            raise ValueError(f"`segmentation_layers` must be layers 0 to {last}, ascending, got {layers}.")
+        _check_read_layers(layers, self.num_hidden_layers)
         return layers
 
     @property
@@ -126,10 +175,13 @@ class OfbViTConfig(ViTConfig):
         """As any config's.
 
         Raises:
-            ValueError: If the data is of a newer `format_version`.
+            ValueError: If the data is of a newer `format_version`, or a field is not what it must be.
         """
         _check_format(config_dict)
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
@@ -144,6 +196,12 @@ class OfbViTConfig(ViTConfig):
         return heads, [layer.head_dim for layer in layers], [layer.intermediate_size for layer in layers]
 
 
+def _check_read_layers(layers: list[int], num_hidden_layers: int) -> None:
+    if not layers or layers != sorted(set(layers) & set(range(num_hidden_layers))):
+        last = num_hidden_layers - 1
+        raise ValueError(f"`segmentation_layers` must be layers 0 to {last}, ascending, got {layers}.")
+
+
 def _evenly(layers: int) -> list[int]:
     """Up to four layers, evenly spaced, the last one among them."""
     return sorted({max(0, round(layers * part / 4) - 1) for part in range(1, 5)})
@@ -151,7 +209,7 @@ def _evenly(layers: int) -> list[int]:
 
 def _check_format(config_dict: dict[str, Any]) -> None:
     version = config_dict.get("format_version", FORMAT_VERSION)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"`format_version` of the checkpoint is {version!r}, this code reads up to {FORMAT_VERSION}. Upgrade "
             "supersam_hf; or load it with the code in its own repository: by an Auto class with "
@@ -163,19 +221,30 @@ def square_side(name: str, size: int | list[int] | tuple[int, int]) -> int:
     """One number for a square given as one or two."""
     if isinstance(size, int):
         return size
-    if len(set(size)) != 1:
+    if len(size) != 2 or len(set(size)) != 1:
         raise ValueError(f"`{name}` must be square: one number, or two equal ones, got {list(size)}.")
     return size[0]
 
 
-def _check_layer_widths(per_layer_config: dict[int | str, dict[str, Any]]) -> None:
+def _check_layer_widths(per_layer_config: Any) -> None:
+    if per_layer_config is None:
+        return
+    if not isinstance(per_layer_config, dict):
+        raise ValueError(f"`per_layer_config` must be a dict of layers, got {per_layer_config!r}.")
     for layer, widths in per_layer_config.items():
-        unknown = sorted(set(widths) - set(LAYER_WIDTHS))
+        if not str(layer).isdecimal():
+            raise ValueError(f"`per_layer_config` must name layers by their numbers, got {layer!r}.")
+        if not isinstance(widths, dict):
+            raise ValueError(f"`per_layer_config` of layer {layer} must be a dict of widths, got {widths!r}.")
+        unknown = sorted(map(str, set(widths) - set(LAYER_WIDTHS)))
         if unknown:
             raise ValueError(f"`per_layer_config` of layer {layer} holds {unknown}; a layer has {list(LAYER_WIDTHS)}.")
         for name, width in widths.items():
-            if not isinstance(width, int) or width < 1:
-                raise ValueError(f"`{name}` of layer {layer} in `per_layer_config` must be 1 or more, got {width!r}.")
+            if type(width) is not int or not 1 <= width <= MOST:
+                raise ValueError(
+                    f"`{name}` of layer {layer} in `per_layer_config` must be 1 or more, as a whole number, got "
+                    f"{width!r}."
+                )
 
 
 __all__ = ["OfbViTConfig"]

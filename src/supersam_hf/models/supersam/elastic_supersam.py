@@ -15,6 +15,8 @@ VIT_B_PRUNABLE_LAYERS = (1, 2, 5, 6, 9)
 # 768, 1020, 1536 and 2304 of 3072: these ratios, rounded down to a multiple of 12.
 MLP_WINDOW_RATIOS = (1 / 4, 1 / 3, 1 / 2, 3 / 4)
 MLP_WINDOW_MULTIPLE = 12
+# No encoder has so many layers or channels: what is beyond is a slip, and would fill the memory.
+MOST_LAYERS, MOST_CHANNELS = 1000, 2**20
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Subnet:
         head_dim (`tuple[int, ...]`): Attention window of each kept layer, in channels **a head**.
 
     Raises:
-        ValueError: If the three do not have one entry a kept layer, or `layers` is empty or not ascending.
+        ValueError: If one of the three is no tuple of whole numbers, they do not have one entry per kept layer, or
+            `layers` is empty or not ascending.
     """
 
     layers: tuple[int, ...]
@@ -35,6 +38,9 @@ class Subnet:
     head_dim: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        check_whole("layers", self.layers, 0, MOST_LAYERS - 1)
+        check_whole("mlp_dim", self.mlp_dim)
+        check_whole("head_dim", self.head_dim)
         if not self.layers or any(b <= a for a, b in zip(self.layers, self.layers[1:])):
             raise ValueError(f"`layers` must name at least one layer, in ascending order, got {list(self.layers)}.")
         if not len(self.layers) == len(self.mlp_dim) == len(self.head_dim):
@@ -48,15 +54,15 @@ class Subnet:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Subnet":
-        _check_keys(cls, data)
-        return cls(**{key: tuple(int(v) for v in value) for key, value in data.items()})
+        """From JSON data; `ValueError`, naming the field, for any other."""
+        return cls(**_fields_of(cls, data))
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "Subnet":
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(_parsed(cls, text))
 
     def check(self, num_hidden_layers: int, mlp_dim: list[int], head_dim: list[int]) -> None:
         """Raises `ValueError` unless a model of these per-layer widths can run this subnet."""
@@ -88,7 +94,8 @@ class ElasticSpace:
             (512 of 768 means 42 channels in each of 12 heads). Empty: attention is not elastic.
 
     Raises:
-        ValueError: If a layer does not exist, is both protected and prunable, or a window is wider than the model.
+        ValueError: If a number is not whole or out of its range, a layer does not exist or is both protected and
+            prunable, or a window is wider than the model.
     """
 
     num_hidden_layers: int
@@ -102,14 +109,18 @@ class ElasticSpace:
     attention_windows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_whole("num_hidden_layers", (self.num_hidden_layers,), 1, MOST_LAYERS)
+        for name in ("num_attention_heads", "mlp_dim", "head_dim"):
+            check_whole(name, (getattr(self, name),))
         self._check_layers()
+        check_probabilities("prune_probability", self.prune_probability)
         if len(self.prune_probability) != len(self.prunable_layers):
             raise ValueError(
                 f"`prune_probability` has {len(self.prune_probability)} entries for "
-                f"{len(self.prunable_layers)} `prunable_layers`; give one a layer."
+                f"{len(self.prunable_layers)} `prunable_layers`; give one per layer."
             )
-        if any(not 0 <= p <= 1 for p in self.prune_probability):
-            raise ValueError(f"`prune_probability` must lie in [0, 1], got {list(self.prune_probability)}.")
+        for name in ("mlp_windows", "attention_windows"):
+            check_whole(name, getattr(self, name))
         if not self.mlp_windows:
             raise ValueError("`mlp_windows` is empty; give at least one window (the full width switches it off).")
         self._check_windows("mlp_windows", self.mlp_windows, 1, self.mlp_dim)
@@ -124,6 +135,7 @@ class ElasticSpace:
     def _check_layers(self) -> None:
         for name in ("protected_layers", "prunable_layers"):
             layers = getattr(self, name)
+            check_whole(name, layers, 0, MOST_LAYERS - 1)
             unknown = [i for i in layers if not 0 <= i < self.num_hidden_layers]
             if unknown:
                 raise ValueError(
@@ -184,8 +196,11 @@ class ElasticSpace:
         depth, heads = vision.num_hidden_layers, vision.num_attention_heads
         if prunable_layers is None:
             prunable_layers = VIT_B_PRUNABLE_LAYERS if depth == VIT_B_DEPTH else ()
+            check_whole("protected_layers", _as_tuple(protected_layers), 0, MOST_LAYERS - 1)
             prunable_layers = tuple(i for i in prunable_layers if i not in protected_layers)
+        check_whole("prunable_layers", _as_tuple(prunable_layers), 0, MOST_LAYERS - 1)
         if isinstance(prune_probability, (int, float)):
+            check_probabilities("prune_probability", (prune_probability,))
             prune_probability = (float(prune_probability),) * len(prunable_layers)
         return cls(
             num_hidden_layers=depth,
@@ -193,11 +208,11 @@ class ElasticSpace:
             mlp_dim=vision.mlp_dim,
             # a stock config has no such field
             head_dim=vision.to_dict().get("head_dim") or vision.hidden_size // heads,
-            protected_layers=tuple(protected_layers),
-            prunable_layers=tuple(prunable_layers),
-            prune_probability=tuple(prune_probability),
-            mlp_windows=_default_windows(vision.mlp_dim) if mlp_windows is None else tuple(mlp_windows),
-            attention_windows=tuple(attention_windows),
+            protected_layers=_as_tuple(protected_layers),
+            prunable_layers=_as_tuple(prunable_layers),
+            prune_probability=_as_tuple(prune_probability),
+            mlp_windows=_default_windows(vision.mlp_dim) if mlp_windows is None else _as_tuple(mlp_windows),
+            attention_windows=_as_tuple(attention_windows),
         )
 
     @property
@@ -281,15 +296,15 @@ class ElasticSpace:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ElasticSpace":
-        _check_keys(cls, data)
-        return cls(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in data.items()})
+        """From JSON data; `ValueError`, naming the field, for any other."""
+        return cls(**_fields_of(cls, data))
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "ElasticSpace":
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(_parsed(cls, text))
 
 
 def shared_depth(subnets: Iterable[Subnet], num_hidden_layers: int) -> int:
@@ -312,11 +327,46 @@ def _default_windows(mlp_dim: int) -> tuple[int, ...]:
     return tuple(sorted(windows))
 
 
-def _check_keys(cls: type, data: dict[str, Any]) -> None:
+def check_whole(name: str, values: Any, least: int = 1, most: int = MOST_CHANNELS) -> None:
+    """Raises `ValueError` unless `values` is a tuple of whole numbers (no booleans) in [least, most]."""
+    if not isinstance(values, tuple):
+        raise ValueError(f"`{name}` must be a tuple of whole numbers, got {values!r}.")
+    for value in values:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"`{name}` must hold whole numbers from {least} to {most}, got {value!r}.")
+
+
+def check_probabilities(name: str, values: Any) -> None:
+    """Raises `ValueError` unless `values` is a tuple of numbers (no booleans) in [0, 1]."""
+    if not isinstance(values, tuple):
+        raise ValueError(f"`{name}` must be a tuple of numbers in [0, 1], got {values!r}.")
+    for value in values:
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError(f"`{name}` must lie in [0, 1], got {value!r}.")
+
+
+def _as_tuple(values: Any) -> Any:
+    """Lists as tuples; anything else as it is, for the checks to refuse by name."""
+    return tuple(values) if isinstance(values, list) else values
+
+
+def _parsed(cls: type, text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{cls.__name__} is read from JSON, which this is not: {error}.") from None
+
+
+def _fields_of(cls: Any, data: Any) -> dict[str, Any]:
+    """The fields of a dataclass from JSON data, lists as tuples."""
     fields = cls.__dataclass_fields__
-    unknown, missing = sorted(set(data) - set(fields)), sorted(set(fields) - set(data) - {"attention_windows"})
+    if not isinstance(data, dict):
+        raise ValueError(f"{cls.__name__} is a dict with the fields {list(fields)}, got {data!r}.")
+    optional = {"attention_windows"}
+    unknown, missing = sorted(map(str, set(data) - set(fields))), sorted(set(fields) - set(data) - optional)
     if unknown or missing:
-        raise ValueError(f"A {cls.__name__} has the fields {list(fields)}; unknown {unknown}, missing {missing}.")
+        raise ValueError(f"{cls.__name__} has the fields {list(fields)}; unknown {unknown}, missing {missing}.")
+    return {key: _as_tuple(value) for key, value in data.items()}
 
 
 __all__ = ["ElasticSpace", "Subnet", "shared_depth"]

@@ -10,7 +10,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from .configuration_supersam import SuperSamConfig
-from .elastic_supersam import ElasticSpace, Subnet
+from .elastic_supersam import ElasticSpace, Subnet, check_probabilities
 
 
 FRONT_FILE = "pareto.json"
@@ -29,6 +29,9 @@ class ParetoPoint:
         params (`int`): Its parameters.
         macs (`int`): Multiply-accumulates of its image encoder for one image.
         holdout_miou (`float`): mIoU on the images that were searched on, in [0, 1].
+
+    Raises:
+        ValueError: If a field is of another type or out of its range, by name.
     """
 
     name: str
@@ -36,6 +39,15 @@ class ParetoPoint:
     params: int
     macs: int
     holdout_miou: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"`name` of a Pareto point must be a text, got {self.name!r}.")
+        if not isinstance(self.subnet, Subnet):
+            raise ValueError(f"`subnet` of {self.name} must be a Subnet, got {self.subnet!r}.")
+        _check_count(f"`params` of {self.name}", self.params)
+        _check_count(f"`macs` of {self.name}", self.macs)
+        check_probabilities("holdout_miou", (self.holdout_miou,))
 
 
 @dataclass(frozen=True)
@@ -47,12 +59,30 @@ class ParetoFront:
         largest_params (`int`): Parameters of the largest subnet; fractions are of these.
         largest_macs (`int`): Its multiply-accumulates, likewise.
         source (`str`): Where it was read, for messages.
+
+    Raises:
+        ValueError: If a number is not whole and positive, or the points are not named apart, by ascending parameters
+            and no larger than the largest subnet.
     """
 
     points: tuple[ParetoPoint, ...]
     largest_params: int
     largest_macs: int
     source: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.points, tuple) or not all(isinstance(point, ParetoPoint) for point in self.points):
+            raise ValueError(f"`points` of {self.source} must be a tuple of ParetoPoint, got {self.points!r}.")
+        _check_count(f"`largest.params` of {self.source}", self.largest_params)
+        _check_count(f"`largest.macs` of {self.source}", self.largest_macs)
+        names, params = [point.name for point in self.points], [point.params for point in self.points]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`points` of {self.source} has a `name` twice: {names}.")
+        if params != sorted(params):
+            raise ValueError(f"`points` of {self.source} must be by ascending `params`, got {params}.")
+        for point in self.points:
+            if point.params > self.largest_params or point.macs > self.largest_macs:
+                raise ValueError(f"{point.name} in {self.source} has more `params` or `macs` than `largest`.")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **hub: Any) -> "ParetoFront":
@@ -79,28 +109,17 @@ class ParetoFront:
     def from_dict(cls, data: dict[str, Any], source: str) -> "ParetoFront":
         """From the data of `pareto.json`; `ValueError` if it is of a newer format or incomplete."""
         version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else None
-        if not isinstance(version, int):
+        if type(version) is not int or version < 1:
             raise ValueError(f"{source} is no Pareto front: it needs `format_version`, `largest` and `points`.")
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"`format_version` of {source} is {version}, this code reads up to {FORMAT_VERSION}: upgrade "
                 "supersam_hf."
             )
-        try:
-            points = tuple(
-                ParetoPoint(
-                    name=point["name"],
-                    subnet=Subnet.from_dict(point["subnet"]),
-                    params=point["params"],
-                    macs=point["macs"],
-                    holdout_miou=point["holdout_miou"],
-                )
-                for point in data["points"]
-            )
-            largest = data["largest"]
-            return cls(points, largest["params"], largest["macs"], source)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{source} lacks {error}, which a Pareto front has.") from None
+        points = tuple(_point(point, source) for point in _entry(data, "points", list, source))
+        largest = _entry(data, "largest", dict, source)
+        params, macs = (_entry(largest, name, object, source) for name in ("params", "macs"))
+        return cls(points, params, macs, source)
 
     def point(self, name: str) -> ParetoPoint:
         """The point of this name; `ValueError` that lists those there are, if it is none of them."""
@@ -179,12 +198,36 @@ def _named(source: Any, config: SuperSamConfig, name: str, hub: dict[str, Any]) 
     return space.largest() if name == "largest" else space.smallest()
 
 
+def _point(data: Any, source: str) -> ParetoPoint:
+    if not isinstance(data, dict):
+        raise ValueError(f"`points` of {source} must be a list of dicts, got {data!r} in it.")
+    names = ("name", "subnet", "params", "macs", "holdout_miou")
+    name, subnet, *numbers = (_entry(data, name, object, source) for name in names)
+    try:
+        return ParetoPoint(name, Subnet.from_dict(subnet), *numbers)
+    except ValueError as error:
+        raise ValueError(f"{source} is no Pareto front: {error}") from None
+
+
+def _entry(data: dict[str, Any], name: str, kind: type, source: str) -> Any:
+    if name not in data:
+        raise ValueError(f"{source} lacks '{name}', which a Pareto front has.")
+    if not isinstance(data[name], kind):
+        raise ValueError(f"`{name}` of {source} must be a {kind.__name__}, got {data[name]!r}.")
+    return data[name]
+
+
+def _check_count(what: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{what} must be a whole number of 1 or more, got {value!r}.")
+
+
 def _limit(name: str, value: float | None, largest: int) -> float:
     if value is None:
         return math.inf
-    if not (math.isfinite(value) and value > 0):
+    if type(value) not in (int, float) or not (math.isfinite(value) and value > 0):
         raise ValueError(
-            f"`{name}` is {value}; give a number above 0, or a fraction of the largest subnet's in (0, 1]."
+            f"`{name}` is {value!r}; give a number above 0, or a fraction of the largest subnet's in (0, 1]."
         )
     return value if value > 1 else value * largest
 
