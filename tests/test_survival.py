@@ -68,8 +68,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Pa
 def test_a_signal_ends_the_step_saves_and_the_same_call_goes_on(
     number: signal.Signals, whole: tuple[torch.nn.Module, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(Interrupted, match=r"stopped at step \d+\. .*checkpoint-.*the same command goes on"):
+    with pytest.raises(Interrupted, match=r"stopped at step \d+\. .*checkpoint-.*the same command goes on") as caught:
         train(tmp_path, trapped((1, 7), asks_to_stop(number)), save_steps=0)
+    assert caught.value.exit_code == 128 + number
     (step,) = steps_of(tmp_path)
     assert 5 < step <= 10  # epoch 1
     assert_same(train(tmp_path, save_steps=0), whole[0])
@@ -143,7 +144,7 @@ def test_outside_of_training_a_signal_raises_at_once_and_handlers_come_back() ->
 
 
 def test_the_command_line_ends_well_on_sigterm_and_goes_on(tmp_path: Path) -> None:
-    """A real process under a real signal: exit code 0, a checkpoint although none is asked for, and on it goes."""
+    """A real process under a real signal: exit code 143, a checkpoint although none is asked for, and on it goes."""
     options = {"pretrain.max_steps": 150, "pretrain.save_steps": 0, "pretrain.logging_steps": 50, "data.batch_size": 2}
     options |= {"pretrain.hidden_size": 16, "pretrain.num_hidden_layers": 1, "pretrain.num_attention_heads": 1}
     options |= {"data.source": "shapes", "data.shapes_train_images": 8, "output_dir": tmp_path}
@@ -157,7 +158,7 @@ def test_the_command_line_ends_well_on_sigterm_and_goes_on(tmp_path: Path) -> No
             said += process.stderr.read(1) or pytest.fail(said.decode())
         process.send_signal(signal.SIGTERM)
         said += process.stderr.read()
-    assert process.returncode == 0, said.decode()[-2000:]
+    assert process.returncode == 143, said.decode()[-2000:]
     assert b"the same command goes on from there" in said
     (step,) = steps_of(tmp_path / "pretrain")
     assert 1 <= step < 150

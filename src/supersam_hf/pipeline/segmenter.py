@@ -112,7 +112,7 @@ def datasets(recipe: SegmenterRecipe, folder: Path) -> tuple[SemanticDataset, Se
         ValueError: If their classes differ.
     """
     hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
-    processor: Any = AutoImageProcessor.from_pretrained(recipe.model.name, **hub)
+    processor: Any = AutoImageProcessor.from_pretrained(recipe.model.name, trust_remote_code=False, **hub)
     if recipe.model.image_size is not None:
         processor = resized_processor(processor, recipe.model.image_size)
     log = SkipLog(folder / "skipped.jsonl") if recipe.data.on_error == "skip" else None

@@ -1,6 +1,7 @@
 """The loop that every training shares: steps, logs, evaluations, checkpoints with exact resume, and how it ends."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..files import changed_keys, fingerprint, whole_lines, write_whole
-from ..interruption import Interrupted, StopRequest, deferred
+from ..interruption import SIGNALS, Interrupted, StopRequest, deferred
 from ..measure.cost import CostMeter
 from ..spread import on_main
 from .arguments import FREE, EngineArguments, lr_factor
@@ -202,7 +203,7 @@ class Engine:
                     self.save_checkpoint()
                 if stopping:
                     stop.taken = True
-                    raise Interrupted(f"stopped at step {self.global_step}. {kept(self.output_dir)}")
+                    raise Interrupted(f"stopped at step {self.global_step}. {kept(self.output_dir)}", stopping)
             self._check_weights()
         if self.meter is not None:
             self.meter.flush()
@@ -231,16 +232,16 @@ class Engine:
             self.meter.add(iterations=1, images=images)
         return images
 
-    def _agree_to_stop(self, logs: dict[str, float], stop: StopRequest) -> bool:
-        """Whether a signal came to any process; raises on all where a loss of any is not finite.
+    def _agree_to_stop(self, logs: dict[str, float], stop: StopRequest) -> signal.Signals | None:
+        """The signal that came to any process; raises on all where a loss of any is not finite.
 
         One reduction a step: a process that left alone would leave the others waiting for it.
         """
         broken = broken_term(logs, scaled=self.accelerator.scaler is not None)
-        stopping, failed = self._any(stop.received is not None, broken is not None)
+        *came, failed = self._any(*(stop.received == number for number in SIGNALS), broken is not None)
         if failed:
             raise non_finite(broken or "a loss of another process is not finite", self._where(self.global_step + 1))
-        return stopping
+        return next((number for number, flag in zip(SIGNALS, came) if flag), None)
 
     def _any(self, *flags: bool) -> list[bool]:
         """Which of these flags are set on any process."""
