@@ -176,8 +176,7 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
             if dry_run:
                 _tell_plan(verb, method, recipe)
             else:
-                given = None if kept.exists() else begun_with(values, method)
-                _run_stage(verb, method, recipe, {**extra, "given": given})
+                _run_stage(verb, method, recipe, {**extra, "given": begun_with(values, method)})
     except (ValueError, OSError, TrainingError) as error:
         # What the user can mend: no traceback.
         print(f"{_prog(verb, method)}: {error}", file=sys.stderr)
