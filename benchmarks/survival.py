@@ -95,7 +95,7 @@ class Bench:
         asides = len(list(folder.glob("*/*.tmp")))
         # While it is still being imported, a program ends by any signal, and there is nothing to lose.
         begun = folder.exists()
-        well = code == (0 if number == signal.SIGTERM and begun else -number) or not hit
+        well = code == (128 + number if number == signal.SIGTERM and begun else -number) or not hit
         return {"phase": phase, "hit": hit, "begun": begun, "exit": code, "half_written": asides} | {
             "went_on": well and finish(job, folder) == 0
         }

@@ -52,8 +52,8 @@ def child(rank: int, how: str, begun: Path, port: int) -> None:
     try:
         with interruptible():
             work(rank, how, begun)
-    except Interrupted:
-        code = 0
+    except Interrupted as stop:
+        code = stop.exit_code
     except Exception as error:
         print(rank, repr(error), file=sys.stderr, flush=True)
     if dist.is_initialized():

@@ -140,10 +140,10 @@ def stopped(how: str, launches: int) -> list[str]:
 
 @pytest.mark.parametrize("how", ["within", "between"])
 def test_one_process_that_is_asked_to_stop_stops_all(how: str) -> None:
-    """Each exits as if it had nothing more to do, wherever the signal came."""
-    assert stopped(how, 1) == ["0 0"]
+    """Each exits with the code of the signal, wherever it came."""
+    assert stopped(how, 1) == ["143 143"]
 
 
 @pytest.mark.slow
 def test_processes_that_are_asked_to_stop_at_any_time_stop_together() -> None:
-    assert stopped("any", 20) == ["0 0"] * 20
+    assert stopped("any", 20) == ["143 143"] * 20

@@ -287,6 +287,11 @@ def test_several_processes_give_the_gradients_of_one(stock_folder: Path, tmp_pat
             assert found["norm"] == pytest.approx(one["norm"], rel=1e-5)
             assert found["drawn"] == one["drawn"]
             assert all(torch.equal(value, found["weights"][name]) for name, value in one["weights"].items())
+        parts = torch.load(tmp_path / f"resumed-{processes}-{rank}.pt", weights_only=True)
+        assert parts["written"]
+        assert all(torch.equal(a, b) for a, b in zip(parts["written"], parts["read"], strict=True))
+    names = {path.name for path in (tmp_path / "sharded" / "checkpoint-00000001").glob("model*.safetensors")}
+    assert names == {f"model-{rank}.safetensors" for rank in range(processes)}
     with pytest.raises(AssertionError):
         assert_close_gradients(one["gradients"], load(f"{processes}-0-rogue")["gradients"])
 

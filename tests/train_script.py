@@ -12,6 +12,7 @@ import torch
 from conftest import tiny_config
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from supersam_hf import ElasticSpace, SuperSamModel, SuperSamProcessor
 from supersam_hf.data import DataArguments, PromptDataset, build_loader, shapes
@@ -24,7 +25,7 @@ from supersam_hf.training.sandwich import (
     subnets_of_step,
     train_sandwich,
 )
-from supersam_hf.training.sharding import whole
+from supersam_hf.training.sharding import local, whole
 
 
 def loader(batch_size: int, seed: int = 0) -> torch.utils.data.DataLoader:
@@ -115,6 +116,27 @@ def gradients(stock: Path | str, output: Path | str) -> None:
         weights = {name: value.clone() for name, value in engine.unwrapped.state_dict().items()}
         found = {"gradients": kept, "norm": logs["grad_norm"], "drawn": drawn, "weights": weights}
         torch.save(found, f"{output}/gradients-{world}-{rank}{kind}.pt")
+    if world > 1:
+        torch.save(sharded_round_trip(stock, Path(output) / "sharded"), f"{output}/resumed-{world}-{rank}.pt")
+
+
+def sharded_round_trip(stock: Path | str, output: Path) -> dict[str, list[torch.Tensor]]:
+    """This process's parts of weights and moments, in a training whose weights are sharded and in its continuation."""
+    args = SandwichArguments(max_steps=10, learning_rate=1e-3)
+    parts: dict[str, list[torch.Tensor]] = {}
+    for name in ("written", "read"):
+        model = SuperSamModel.from_pretrained(stock)
+        freeze_prompt_encoder(model)
+        space = ElasticSpace.for_config(model.config, prunable_layers=(1, 2, 3))
+        engine = ShardedEngine(model, loader(2), args, output, sharding=True)
+        if name == "written":
+            sandwich_step(engine, next(engine.batches()), {"largest": space.largest()}, args)
+            engine.global_step = 1
+            engine.save_checkpoint()
+        moments = [value for state in engine.optimizer.state_dict()["state"].values() for value in state.values()]
+        parts[name] = [local(value).clone() for value in (*engine.model.state_dict().values(), *moments)]
+        assert all(isinstance(value, DTensor) == bool(value.ndim) for value in moments)
+    return parts
 
 
 class Unstepped:

@@ -136,7 +136,7 @@ def _hide_others(parser: ArgumentParser, sections: tuple[str, ...] | None) -> No
 
 def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
     """Parses `argv` and runs the verb. Bad values, and what a machine lacks, end with a message and exit code 2;
-    SIGTERM and SIGINT with what was saved and 0, for the same command goes on."""
+    SIGTERM and SIGINT with what was saved and 143 and 130: the same command goes on, what waits for it does not."""
     from transformers.utils import logging as transformers_logging
 
     main = os.environ.get("RANK", "0") == "0"  # as launchers say it; of several processes one tells how it goes
@@ -153,7 +153,7 @@ def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
     except Interrupted as stop:
         if main:
             print(f"{_prog(verb, method)}: {stop}", file=sys.stderr)
-        return 0
+        return stop.exit_code
 
 
 def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
@@ -176,8 +176,7 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
             if dry_run:
                 _tell_plan(verb, method, recipe)
             else:
-                given = None if kept.exists() else begun_with(values, method)
-                _run_stage(verb, method, recipe, {**extra, "given": given})
+                _run_stage(verb, method, recipe, {**extra, "given": begun_with(values, method)})
     except (ValueError, OSError, TrainingError) as error:
         # What the user can mend: no traceback.
         print(f"{_prog(verb, method)}: {error}", file=sys.stderr)

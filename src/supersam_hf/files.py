@@ -16,12 +16,23 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes aside, then renames: whole or not at all, also where the machine goes down."""
-    aside = path.with_suffix(path.suffix + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
+    aside = scratch_of(path)
+    with open(aside, "w", encoding="utf-8", opener=open_no_link) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+def scratch_of(path: Path) -> Path:
+    """Where what is to lie at `path` is written before: hidden beside it, by a name that nobody else gives, so that
+    what a killed process left there can be removed."""
+    return path.with_name(f".{path.name}.writing")
+
+
+def open_no_link(path: str, flags: int) -> int:
+    """An opener that follows no link: one in a folder from elsewhere may lead to any file."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def check_empty(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT: what is under way is saved, and the process ends as if it had nothing more to do.
+"""SIGTERM and SIGINT: what is under way is saved, and the process ends with the code that shells give the signal.
 
-Both come of pre-emption, a time limit, or Ctrl-C. The same command goes on later.
+Both come of pre-emption, a time limit, or Ctrl-C. The same command goes on later; what waits for its end must not.
 """
 
 import os
@@ -19,7 +19,22 @@ class Interrupted(KeyboardInterrupt):
     """SIGTERM or SIGINT asked to stop; the work so far is saved. The message says where it stands.
 
     No `Exception`: it may strike anywhere, also inside a library that handles its own errors.
+
+    Args:
+        received (`signal.Signals`): The signal, to whichever process it came.
     """
+
+    def __init__(self, message: str, received: signal.Signals) -> None:
+        super().__init__(message, received)
+        self.message, self.received = message, received
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def exit_code(self) -> int:
+        """130 of SIGINT, 143 of SIGTERM: not 0, since what was asked for is not done."""
+        return 128 + self.received
 
 
 class StopRequest:
@@ -61,10 +76,13 @@ class SharedStop:
         """From here on this process deals with the others again."""
         self.at_once = False
 
-    def take(self) -> None:
-        """Raises [`Interrupted`] by the signal that came, here or to another process; it is not raised again."""
+    def take(self, elsewhere: signal.Signals | None = None) -> None:
+        """Raises [`Interrupted`] by the signal that came here, else by the one that came to another process; it is not
+        raised again."""
         received, self.received, self.at_once = self.received, None, False
-        raise _interrupted(received)
+        by = "a signal to another process" if received is None else received.name
+        number = received or elsewhere or signal.SIGTERM
+        raise Interrupted(f"stopped by {by}. What is done is kept; the same command goes on from there.", number)
 
     def note(self, received: signal.Signals) -> None:
         if received == signal.SIGINT and self.received == signal.SIGINT:
@@ -154,15 +172,10 @@ def _handled(handle: Callable[[signal.Signals], None], stop: SharedStop | None =
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
-def _interrupted(received: signal.Signals | None) -> Interrupted:
-    by = "a signal to another process" if received is None else received.name
-    return Interrupted(f"stopped by {by}. What is done is kept; the same command goes on from there.")
-
-
 def _among_others() -> bool:
     """Whether other processes wait for this one. Nobody does before torch is even imported."""
     torch = sys.modules.get("torch.distributed")
     return torch is not None and torch.is_available() and torch.is_initialized() and torch.get_world_size() > 1
 
 
-__all__ = ["Interrupted", "SharedStop", "StopRequest", "deferred", "interruptible", "shared_stop"]
+__all__ = ["SIGNALS", "Interrupted", "SharedStop", "StopRequest", "deferred", "interruptible", "shared_stop"]

@@ -9,6 +9,7 @@ A SIGTERM or SIGINT to any of them cuts off what that one is at, and ends the wo
 import hashlib
 import json
 import pickle
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,11 +139,12 @@ def _gathered(mine: _Attempt) -> list[Any]:
             than if the signal had come a moment earlier.
     """
     stop = shared_stop()
-    asked = stop is not None and stop.received is not None
-    gathered: list[tuple[_Attempt, bool]] = gather_object([(mine, asked)])
+    asked = None if stop is None else stop.received
+    gathered: list[tuple[_Attempt, signal.Signals | None]] = gather_object([(mine, asked)])
     error = next((attempt.error for attempt, _ in gathered if attempt.error is not None), None)
     if error is not None:
         raise error from (None if mine.error is error else mine.error)
-    if any(asked for _, asked in gathered):
-        (stop or SharedStop()).take()
+    signals = [asked for _, asked in gathered if asked is not None]
+    if signals:
+        (stop or SharedStop()).take(signals[0])
     return [attempt.result for attempt, _ in gathered]

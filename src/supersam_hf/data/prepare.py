@@ -4,14 +4,17 @@ import hashlib
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..files import check_empty
+from ..files import check_empty, scratch_of
+from ..lock import sole_writer
 from .arguments import DataArguments, OnError, SourceFormat
 from .classification import checked_labels, read_classification, without_unlabelled
 from .classification_arguments import ImageClassificationArguments
@@ -160,8 +163,7 @@ def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = N
         args.check_classification()
     dataset = read_splits(args, task, layout, skip_log_of(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        written = Path(scratch) / "dataset"
+    with _scratch(folder) as written:
         (written / "data").mkdir(parents=True)
         sizes = {
             str(split): write_parquet(rows, written / "data", str(split), args.max_shard_size)
@@ -173,6 +175,23 @@ def prepare(args: PrepareArguments, output_dir: str | Path, name: str | None = N
             folder.rmdir()  # it is empty, or was until now: then this fails
         written.rename(folder)
     return dataset
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that is not there yet, and is gone after the block; also what a killed process left of
+    it. Of two processes that would write the same dataset one is refused."""
+    scratch = scratch_of(folder)
+    try:
+        with sole_writer(scratch):
+            shutil.rmtree(scratch / "dataset", ignore_errors=True)
+            try:
+                yield scratch / "dataset"
+            finally:
+                shutil.rmtree(scratch / "dataset", ignore_errors=True)
+    finally:
+        with suppress(OSError):  # another process is at work in it
+            scratch.rmdir()
 
 
 def _card(

@@ -39,4 +39,4 @@ def load_model(name: str, subnet: str | None = None, revision: str | None = None
     if subnet is not None:
         raise ValueError("`--subnet` picks from a SAM supernet; a classifier is exported as it is.")
     classifier = CLASSIFIERS[kind].from_pretrained(name, dtype=torch.float32, **hub).eval()
-    return classifier, AutoImageProcessor.from_pretrained(name, **hub)
+    return classifier, AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **hub)

@@ -174,7 +174,7 @@ def _exported_again(folder: Path, name: str, scratch: Path, options: Mapping[str
         found["card"] = (folder / "README.md").read_text(encoding="utf-8")
     model = PUBLISHED[name].from_pretrained(folder)
     sam = name == "SuperSamModel"
-    processor = _sam_processor(folder) if sam else AutoImageProcessor.from_pretrained(folder)
+    processor = _sam_processor(folder) if sam else AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     return export(model, scratch, **{"processor": processor, **found, **options})
 
 

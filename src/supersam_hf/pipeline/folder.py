@@ -1,16 +1,20 @@
 """The output folder of a run, whatever the method: what it was begun with, and models written whole."""
 
 import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 from ..data.skipped import SkipLog
-from ..files import changed_keys, write_json, write_whole
+from ..files import changed_keys, scratch_of, write_json, write_whole
+from ..lock import sole_writer
 from ..measure.cost import CostMeter
 from ..processes import join_processes
 from ..recipe import RunRecipe
@@ -18,7 +22,10 @@ from ..spread import on_main, spread
 from ..training.launch import set_deterministic
 
 
+START_FILE = "start.json"
 RECIPE_FILE = "recipe.yaml"
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -26,7 +33,7 @@ class RunFolder:
 
     Args:
         recipe ([`RunRecipe`]): Its values.
-        start (`dict`): The model that the run starts from, as plain data; kept in `start.json`.
+        start (`dict`): The model that the run starts from, as plain data; kept in `start.json` once the run begins.
 
     Attributes:
         folder (`Path`): Where everything is written.
@@ -42,37 +49,67 @@ class RunFolder:
     recipe: RunRecipe
 
     def __init__(self, recipe: RunRecipe, start: dict[str, Any]) -> None:
-        self.recipe = recipe
+        self.recipe, self.start = recipe, start
         if recipe.deterministic:
             set_deterministic()
         self.folder = Path(recipe.output_dir)
         self.state = join_processes()
         self.meter = CostMeter(None)
         self.skip_log = SkipLog(self.folder / "skipped.jsonl")
-        on_main(self.state, lambda: self._begin(start))
+        on_main(self.state, self._open)
         check_shared(self.state, self.folder)
 
-    def _begin(self, start: dict[str, Any]) -> None:
+    def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_start(start)
+        self._check_start()
 
-    def _check_start(self, start: dict[str, Any]) -> None:
+    def _check_start(self) -> None:
         """One folder, one model to start from: what lies there must not stand in for another model."""
-        record = self.folder / "start.json"
-        if record.exists():
-            changed = changed_keys(json.loads(record.read_text()), start)
-            if changed:
-                raise ValueError(
-                    f"{self.folder} was begun from another model ({', '.join(changed)} in {record} differ). "
-                    "Choose another `output_dir`."
-                )
-        else:
-            write_json(record, start)
+        record = self.folder / START_FILE
+        begun = record.exists() and self._has_made_something()
+        changed = changed_keys(json.loads(record.read_text()), self.start) if begun else []
+        if changed:
+            raise ValueError(
+                f"{self.folder} was begun from another model ({', '.join(changed)} in {record} differ). "
+                "Choose another `output_dir`."
+            )
 
-    def keep_recipe(self, given: str | None) -> None:
-        """Writes `recipe.yaml`, the values that the run was begun with, for later verbs to be given."""
-        if self.state.is_main_process and given is not None and not (self.folder / RECIPE_FILE).exists():
+    @contextmanager
+    def writing(self, given: str | None = None) -> Iterator[None]:
+        """Within the block no other process may write to the folder; `start.json` and `recipe.yaml` are in it.
+
+        Where the block fails before it has made anything, those two go again: a model that was refused must not keep
+        the right one out.
+
+        Args:
+            given (`str`, *optional*): The values that the run is begun with, as YAML, for later verbs.
+
+        Raises:
+            ValueError: If another process writes there, or the folder was begun from another model.
+        """
+        with ExitStack() as stack:
+            on_main(self.state, lambda: stack.enter_context(sole_writer(self.folder)))
+            on_main(self.state, lambda: self._begin(given))
+            try:
+                yield
+            except BaseException:
+                if self.state.is_main_process and not self._has_made_something():
+                    for name in (START_FILE, RECIPE_FILE):
+                        (self.folder / name).unlink(missing_ok=True)
+                raise
+
+    def _begin(self, given: str | None) -> None:
+        self._check_start()  # again: the lock may have been waited for
+        begun = self._has_made_something()
+        if not (begun and (self.folder / START_FILE).exists()):
+            write_json(self.folder / START_FILE, self.start)
+        if given is not None and not (begun and (self.folder / RECIPE_FILE).exists()):
             write_whole(self.folder / RECIPE_FILE, given)
+
+    def _has_made_something(self) -> bool:
+        """Whether there is more than records of attempts."""
+        records = {START_FILE, RECIPE_FILE, "run.json", "costs", "stages", self.skip_log.path.name}
+        return any(not path.name.startswith(".") and path.name not in records for path in self.folder.iterdir())
 
     def has_model(self, name: str) -> bool:
         """Whether a model was saved under this name."""
@@ -86,12 +123,23 @@ class RunFolder:
         """
         if not self.state.is_main_process:
             return
-        folder, aside = self.folder / name, self.folder / f"{name}.tmp"
+        folder = self.folder / name
+        aside = scratch_of(folder)
         shutil.rmtree(aside, ignore_errors=True)
         for part in parts:
             part.save_pretrained(aside)
+        if folder.exists() and not self.has_model(name):
+            _put_aside(folder)
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
+
+
+def _put_aside(path: Path) -> None:
+    """What is no model was not written here: it gets another name."""
+    names = (path.with_name(f"{path.name}.before{number or ''}") for number in count())
+    free = next(name for name in names if not name.exists())
+    path.rename(free)
+    logger.warning(f"{path} was no model, and makes room for one: it is {free} now.")
 
 
 def check_shared(state: PartialState, folder: Path) -> None:

@@ -29,8 +29,7 @@ STAGES = {
 def run_verb(verb: str, recipe: OfbRecipe, *, redo: str | None = None, given: str | None = None) -> None:
     """Runs one verb of the command line; `given` are its values as YAML, for the run's folder."""
     run = OfbRun(recipe)
-    run.keep_recipe(given)
-    with sitting(run, reads_data=verb not in ("extract", "measure")):
+    with sitting(run, given, reads_data=verb not in ("extract", "measure")):
         _run_verb(run, verb, redo)
     if verb == "run":
         on_main_process(run, lambda run: print(f"the run on one page: {write_page(run.folder)}"))

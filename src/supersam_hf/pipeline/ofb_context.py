@@ -104,7 +104,7 @@ class OfbRun(RunFolder):
             side = self.recipe.pretrain.image_size
             return ViTImageProcessorPil(size={"height": side, "width": side})
         args = self.recipe.model
-        processor: Any = AutoImageProcessor.from_pretrained(args.name, **self._hub)
+        processor: Any = AutoImageProcessor.from_pretrained(args.name, trust_remote_code=False, **self._hub)
         return processor if args.image_size is None else resized_processor(processor, args.image_size)
 
     @property

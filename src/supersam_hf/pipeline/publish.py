@@ -122,7 +122,7 @@ def _method(records: RunRecords, name: str) -> str:
     """Which of the two a run is of, by any model that it has."""
     for saved in ("supernet", "subnet", "searched", "finetuned", "pretrained"):
         if _has(records, saved):
-            model_type = AutoConfig.from_pretrained(records.folder / saved).model_type
+            model_type = AutoConfig.from_pretrained(records.folder / saved, trust_remote_code=False).model_type
             return "ofb" if model_type in CLASSIFIERS else "supersam"
     _refuse_without_supernet(records, name)
     raise ValueError(f"{records.folder} has no model yet: the run has not got so far.")
@@ -152,7 +152,7 @@ def _classifier(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any]:
         raise ValueError(f"`name` is {name!r}; of an OFB run it may be one of {list(OFB_NAMES)}.")
     # The extracted one is the searched one, checked.
     folder = _model_folder(records, "searched" if name == "subnet" and not _has(records, "subnet") else name)
-    return load_classifier(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    return load_classifier(folder).eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def _of(

@@ -34,26 +34,29 @@ PACKAGES = (
 
 
 @contextmanager
-def sitting(run: RunFolder, *, reads_data: bool = True) -> Iterator[None]:
-    """Writes `run.json` as a sitting begins, and completes it as it ends; one that was killed has no end there.
+def sitting(run: RunFolder, given: str | None = None, *, reads_data: bool = True) -> Iterator[None]:
+    """Writes `run.json` as a sitting begins, and completes it as it ends; one that was killed has no end there. No
+    other process may write to the folder meanwhile.
 
     Args:
+        given (`str`, *optional*): The values that the run is begun with, see [`RunFolder.writing`].
         reads_data (`bool`): Whether it needs the data; if not, the record keeps what it says of them.
 
     Raises:
-        ValueError: If the `run.json` that is there cannot be read.
+        ValueError: If the `run.json` that is there cannot be read, or another process writes to the folder.
     """
-    record = on_main(run.state, lambda: _begin(run, reads_data))
-    outcome = "failed"
-    try:
-        yield
-        outcome = "finished"
-    except Interrupted:
-        outcome = "interrupted"
-        raise
-    finally:
-        if run.state.is_main_process:
-            _end(run, record, outcome)
+    with run.writing(given):
+        record = on_main(run.state, lambda: _begin(run, reads_data))
+        outcome = "failed"
+        try:
+            yield
+            outcome = "finished"
+        except Interrupted:
+            outcome = "interrupted"
+            raise
+        finally:
+            if run.state.is_main_process:
+                _end(run, record, outcome)
 
 
 def _begin(run: RunFolder, reads_data: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A segmenter trained, evaluated and timed, from its recipe to its files."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
 from ..files import write_json
 from ..hub.folder import export
+from ..lock import sole_writer
 from ..models.ofb_vit import OfbViTForSemanticSegmentation
+from ..processes import join_processes
 from ..segmentation import evaluate_segmenter
 from ..segmenter_recipe import SegmenterRecipe
+from ..spread import on_main
 from ..training.engine import Engine
 from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
@@ -38,7 +42,13 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
     Raises:
         ValueError: If model or data are not there or do not fit, or the run's folder is of another recipe.
     """
-    state, folder = PartialState(), Path(recipe.output_dir)
+    state, folder = join_processes(), Path(recipe.output_dir)
+    with ExitStack() as stack:
+        on_main(state, lambda: stack.enter_context(sole_writer(folder)))
+        return _run(recipe, state, folder)
+
+
+def _run(recipe: SegmenterRecipe, state: PartialState, folder: Path) -> dict[str, Any]:
     training, evaluation = datasets(recipe, folder)
     saved = folder / "segmenter"
     if not (saved / "config.json").is_file():
@@ -112,7 +122,7 @@ def datasets(recipe: SegmenterRecipe, folder: Path) -> tuple[SemanticDataset, Se
         ValueError: If their classes differ.
     """
     hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
-    processor: Any = AutoImageProcessor.from_pretrained(recipe.model.name, **hub)
+    processor: Any = AutoImageProcessor.from_pretrained(recipe.model.name, trust_remote_code=False, **hub)
     if recipe.model.image_size is not None:
         processor = resized_processor(processor, recipe.model.image_size)
     log = SkipLog(folder / "skipped.jsonl") if recipe.data.on_error == "skip" else None

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ from .errors import CheckpointError
 
 STATE_FILE = "trainer_state.json"
 MANIFEST = "manifest.json"
+# All that a checkpoint is made of: JSON, and safetensors, which hold numbers alone. Sharded, a file a process.
+OWN_FILES = re.compile(
+    r"(?:manifest|trainer_state)\.json|(?:state|model(?:-\d+)?|optimizer(?:-\d+)?|random-\d+)\.(?:json|safetensors)"
+)
+# What PyTorch and Accelerate write, earlier versions of this package among them.
+PICKLES = (".bin", ".pkl", ".pickle", ".pt", ".pth", ".distcp", ".metadata")
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +72,16 @@ def seal(aside: Path, state: Mapping[str, Any]) -> Path:
 
 
 def flaw(folder: Path) -> str | None:
-    """Why a checkpoint cannot be trusted: the file and what is wrong with it. None: every file is as it was written.
+    """Why a checkpoint cannot be used: the file and what is wrong with it. None: every file is one that checkpoints
+    are made of, and as it was written.
 
-    Reads all of it.
+    Reads all of it, and loads none of it. Checksums are no proof of where a checkpoint comes from: whoever changes a
+    file can change them too, so that what is loaded must be harmless by its kind.
     """
+    names = sorted(path.name for path in folder.iterdir())
+    foreign = next((name for name in names if not _is_own(folder / name)), None)
+    if foreign is not None:
+        return f"{foreign} is no file of a checkpoint{_of_pickles(foreign)}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest.items()}
@@ -80,13 +93,45 @@ def flaw(folder: Path) -> str | None:
         return f"{MANIFEST} is corrupt (it does not list {STATE_FILE})"
     for name, (size, digest) in listed.items():
         path = folder / name
-        if not path.is_file():
+        if name not in names:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
         if _sha256(path) != digest:
             return f"{name} is corrupt (its checksum differs)"
-    return None
+    unlisted = [name for name in names if name not in listed and name != MANIFEST]
+    return f"{unlisted[0]} is not in {MANIFEST}" if unlisted else None
+
+
+def _is_own(path: Path) -> bool:
+    return OWN_FILES.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def _of_pickles(name: str) -> str:
+    if not name.endswith(PICKLES):
+        return ""
+    return (
+        ", and is not loaded: it may be a pickle, which can run any code. Earlier versions kept part of the state so; "
+        "end such a run with the version that began it"
+    )
+
+
+def read_standing(folder: Path) -> dict[str, Any]:
+    """Where the run stood: `global_step`, `evaluated`, `ended`, `run`, and `shape` where a training has one.
+
+    Raises:
+        CheckpointError: If that is not what the file holds.
+    """
+    path = folder / STATE_FILE
+    try:
+        standing = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {"global_step": int, "evaluated": bool, "ended": bool, "run": dict}
+        broken = [key for key, kind in kinds.items() if type(standing[key]) is not kind]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} does not say where the run stood ({type(error).__name__}: {error}).") from error
+    if broken or standing["global_step"] < 0:
+        raise CheckpointError(f"{path} does not say where the run stood ({', '.join(broken) or 'a negative step'}).")
+    return standing
 
 
 def find_checkpoint(output_dir: Path, wanted: str | None) -> Path | None:
@@ -198,6 +243,7 @@ __all__ = [
     "forget_after",
     "keep_newest",
     "kept",
+    "read_standing",
     "seal",
     "step_of",
     "tensor_bytes",

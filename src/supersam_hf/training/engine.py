@@ -1,6 +1,7 @@
 """The loop that every training shares: steps, logs, evaluations, checkpoints with exact resume, and how it ends."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -15,14 +16,14 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..files import changed_keys, fingerprint, whole_lines, write_whole
-from ..interruption import Interrupted, StopRequest, deferred
+from ..interruption import SIGNALS, Interrupted, StopRequest, deferred
 from ..measure.cost import CostMeter
 from ..spread import on_main
 from .arguments import FREE, EngineArguments, lr_factor
-from .checkpoints import STATE_FILE, find_checkpoint, forget_after, kept, tensor_bytes
+from .checkpoints import STATE_FILE, find_checkpoint, forget_after, kept, read_standing
 from .errors import broken_term, explained, non_finite
 from .launch import make_accelerator
-from .saving import write_checkpoint
+from .saving import TrainingState, fitting, write_checkpoint
 from .sharding import gathered, is_sharded, local, whole
 from .telemetry import Throughput, peak_memory_mb, shown
 
@@ -101,7 +102,6 @@ class Engine:
         self.model, self.optimizer = self._prepare(model, optimizer)
         # Not prepared: Accelerate would step it once a process.
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args))
-        self.accelerator.register_for_checkpointing(self.scheduler, *stateful)
         self.global_step = 0
         # Whether the evaluation due at this step is done, and whether the training ended before its last step.
         self.evaluated, self.ended = True, False
@@ -203,7 +203,7 @@ class Engine:
                     self.save_checkpoint()
                 if stopping:
                     stop.taken = True
-                    raise Interrupted(f"stopped at step {self.global_step}. {kept(self.output_dir)}")
+                    raise Interrupted(f"stopped at step {self.global_step}. {kept(self.output_dir)}", stopping)
             self._check_weights()
         if self.meter is not None:
             self.meter.flush()
@@ -232,16 +232,16 @@ class Engine:
             self.meter.add(iterations=1, images=images)
         return images
 
-    def _agree_to_stop(self, logs: dict[str, float], stop: StopRequest) -> bool:
-        """Whether a signal came to any process; raises on all where a loss of any is not finite.
+    def _agree_to_stop(self, logs: dict[str, float], stop: StopRequest) -> signal.Signals | None:
+        """The signal that came to any process; raises on all where a loss of any is not finite.
 
         One reduction a step: a process that left alone would leave the others waiting for it.
         """
         broken = broken_term(logs, scaled=self.accelerator.scaler is not None)
-        stopping, failed = self._any(stop.received is not None, broken is not None)
+        *came, failed = self._any(*(stop.received == number for number in SIGNALS), broken is not None)
         if failed:
             raise non_finite(broken or "a loss of another process is not finite", self._where(self.global_step + 1))
-        return stopping
+        return next((number for number, flag in zip(SIGNALS, came) if flag), None)
 
     def _any(self, *flags: bool) -> list[bool]:
         """Which of these flags are set on any process."""
@@ -300,19 +300,23 @@ class Engine:
         state["run"] = self._identity()
         if self.shape is not None:
             state["shape"] = self.shape.describe()
-        parts = (self.model, self.optimizer, *self.stateful)
-        needed = sum(tensor_bytes(part.state_dict()) for part in parts)
         limit = self.args.save_total_limit
-        write_checkpoint(self.accelerator, self.output_dir, self.global_step, state, needed=needed, limit=limit)
+        write_checkpoint(self._training_state(), self.output_dir, self.global_step, state, limit=limit)
         if self.meter is not None:
             self.meter.flush()
+
+    def _training_state(self) -> TrainingState:
+        model = self.accelerator.unwrap_model(self.model)
+        scaler = self.accelerator.scaler
+        others = (self.scheduler, *self.stateful, *(() if scaler is None else (scaler,)))
+        return TrainingState(model, self.optimizer, self.accelerator.device, others)
 
     def _resume(self) -> None:
         wanted = self.args.resume_from_checkpoint
         found = on_main(PartialState(), lambda: find_checkpoint(self.output_dir, wanted))
         if found is None:
             return
-        state = json.loads((found / STATE_FILE).read_text(encoding="utf-8"))
+        state = read_standing(found)
         changed = changed_keys(state["run"], self._identity())
         if changed:
             raise ValueError(
@@ -320,8 +324,9 @@ class Engine:
                 "old values, choose another output folder, or set `resume_from_checkpoint: null`."
             )
         if self.shape is not None:
-            self.shape.restore(self, state["shape"])
-        self.accelerator.load_state(str(found))
+            with fitting(found / STATE_FILE):
+                self.shape.restore(self, state["shape"])
+        self._training_state().read(found, self.accelerator.process_index)
         self.global_step, self.evaluated, self.ended = (state[key] for key in ("global_step", "evaluated", "ended"))
         self.resumed_from = found
 

@@ -107,7 +107,7 @@ def new_sam(args: PretrainArguments) -> SuperSamModel:
     # Positions that start at zero leave patches indistinguishable to a model that learns them from nothing.
     torch.nn.init.trunc_normal_(encoder.pos_embed, std=0.02)
     if args.encoder is not None:
-        vit = AutoModel.from_pretrained(args.encoder, add_pooling_layer=False)
+        vit = AutoModel.from_pretrained(args.encoder, add_pooling_layer=False, trust_remote_code=False)
         encoder.load_state_dict(vit_encoder_weights(vit, encoder.pos_embed.shape[1]), strict=False)
     return model
 
@@ -123,8 +123,8 @@ def _unit_gain(model: torch.nn.Module) -> None:
 
 
 def vit_config(name: str) -> Any:
-    """The config of a ViT or DeiT checkpoint; `ValueError` for another architecture."""
-    config = AutoConfig.from_pretrained(name)
+    """The config of a ViT or DeiT checkpoint; `ValueError` for another architecture, or one with code of its own."""
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type not in ("vit", "deit"):
         raise ValueError(f"`encoder` must be a ViT or DeiT checkpoint, but {name!r} is of type {config.model_type!r}.")
     return config

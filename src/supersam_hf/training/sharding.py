@@ -22,6 +22,16 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def spread_as(part: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """The inverse of [`local`]: this process's part of a tensor, sharded as `reference` is; as it is where that is
+    not, or where it is no part of it (a number)."""
+    if not isinstance(reference, DTensor) or part.shape != local(reference).shape:
+        return part
+    here = part.to(reference.device)
+    mesh, placements = reference.device_mesh, reference.placements
+    return DTensor.from_local(here, mesh, placements, shape=reference.shape, stride=reference.stride())
+
+
 def gathered(model: Any, model_class: Any) -> Any:
     """A model of its own with the whole weights, on every process; all of them must ask for it.
 
@@ -36,4 +46,4 @@ def gathered(model: Any, model_class: Any) -> Any:
     return copy.train(model.training)
 
 
-__all__ = ["gathered", "is_sharded", "local", "whole"]
+__all__ = ["gathered", "is_sharded", "local", "spread_as", "whole"]
