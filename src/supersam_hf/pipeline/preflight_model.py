@@ -12,6 +12,8 @@ SAMS = ("sam", "supersam")
 BACKBONES = (*STOCK_TYPES, *(segmenter.config_class.model_type for segmenter in SEGMENTER_CLASSES))
 # Relatives of SAM with encoders of their own, by the beginning of their `model_type`; the first that fits.
 RELATIVES = {"sam2": "SAM 2", "sam3": "SAM 3", "sam_hq": "SAM-HQ", "edgetam": "EdgeTAM"}
+# Verbs of both methods.
+OFB_TOO = ("run", "search", "finetune", "evaluate", "measure", "extract")
 SAM_EXAMPLES = "facebook/sam-vit-base, -large, -huge, or a model trained from them"
 
 
@@ -36,7 +38,7 @@ def check_sam(found: str, verb: str, problems: Problems) -> bool:
         return True
     other = ""
     if found in CLASSIFIERS:
-        other = f" Classifiers go to `supersam-hf ofb`{' ' + verb if verb in ('run', 'search') else ''}."
+        other = f" Classifiers go to `supersam-hf ofb {verb if verb in OFB_TOO else 'run'}`."
     problems.add("model.name", f"{_called(found)}; `{verb}` takes a SAM ({SAM_EXAMPLES}).{other}")
     return False
 
@@ -45,7 +47,7 @@ def check_classifier(found: str, verb: str, problems: Problems, field: str = "mo
     """Whether a `model_type` is that of a classifier that OFB knows; a problem where it is not."""
     if found in CLASSIFIERS:
         return True
-    other = " SAMs go to `supersam-hf run`, or `supersam-hf bimask` for OFB's search." if found in SAMS else ""
+    other = " SAMs go to `supersam-hf run`, and to `supersam-hf bimask` for OFB's search." if found in SAMS else ""
     problems.add(field, f"{_called(found)}; `ofb {verb}` takes a classifier, one of {list(CLASSIFIERS)}.{other}")
     return False
 
