@@ -14,8 +14,12 @@ from transformers import SamConfig
 from supersam_hf import SuperSamModel, SuperSamProcessor
 from supersam_hf.data import match_labels
 from supersam_hf.deploy.table import markdown
+from supersam_hf.experiments.runs import read_recipe
 from supersam_hf.ofb_recipe import OfbModelArguments, OfbRecipe
 from supersam_hf.pipeline import ofb_report, ofb_stages, report
+from supersam_hf.pipeline.context import Run
+from supersam_hf.pipeline.dry_run import make_plan, plan_lines
+from supersam_hf.pipeline.plan_lines import planned
 from supersam_hf.pipeline.report import results_table
 from supersam_hf.recipe import Recipe
 from supersam_hf.search import SearchArguments
@@ -132,11 +136,13 @@ def test_everything_wrong_with_a_class_folder_is_told_at_once(
     assert not told.folder.exists()
 
 
-def test_a_dry_run_that_can_run_counts_images_and_shows_the_budget(sam: Path, tmp_path: Path, told: Told) -> None:
-    data = ["--data.source", masked_images(tmp_path / "data"), "--data.train_split", "train[:6]"]
-    data += ["--data.eval_split", "train[6:]", "--holdout_images", "2", "--data.batch_size", "1"]
-    words = ["run", "--model.name", sam, *data, "--search.max_params", "95%", "--train.max_steps", "2"]
-    said = told(*words, "--space.prunable_layers", "[1, 2]", "--space.mlp_windows", "[48]", "--dry_run", code=0)
+def test_a_dry_run_that_can_run_counts_images_and_shows_the_budget(sam: Path, tmp_path: Path) -> None:
+    values = {"data.source": str(masked_images(tmp_path / "data")), "data.train_split": "train[:6]"}
+    values |= {"data.eval_split": "train[6:]", "search.max_params": "95%", "model.name": str(sam)}
+    values |= {"space.prunable_layers": "[1, 2]", "space.mlp_windows": "[48]", "output_dir": str(tmp_path / "run")}
+    plan = make_plan("run", planned(Run, read_recipe(None, {**values, "holdout_images": 2})))
+    said = "\n".join(plan_lines("run", plan))
+    assert plan.problems == []
     assert "to train on    4 images, and 2 held out" in said
     assert "to evaluate on 2 images" in said
     assert re.search(r"budget +at most [\d,]+ parameters \(95\.0% of the largest\)", said)
@@ -307,13 +313,12 @@ def test_labels_agree_whatever_stands_between_their_words() -> None:
 
 def test_all_labels_that_do_not_fit_are_told_at_once() -> None:
     with pytest.raises(ValueError) as refused:
-        match_labels(
-            ["goldfishes", "sea slug", "sea_slug", "crane", "x" * 9], ["goldfish", "sea slug", "crane", "crane"]
-        )
+        match_labels(["goldfishes", "sea slug", "sea_slug", "crane", "x"], ["goldfish", "sea slug", "crane", "crane"])
     said = str(refused.value)
     assert "'goldfishes' is none (near it: 'goldfish')" in said
     assert "'crane' could be 2 ('crane'), 3 ('crane')" in said
     assert "'x' is none" in said
+    assert "of 5 classes of the data 5 cannot be matched" in said
     assert "'sea slug' and 'sea_slug' are both label 1" in said
 
 

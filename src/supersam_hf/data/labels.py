@@ -60,7 +60,8 @@ def match_labels(
     ]
     doubts += _shared(dataset_names, found, checkpoint_names)
     if doubts:
-        raise ValueError(_refusal(doubts, len(dataset_names)))
+        sure = [labels for labels in found if len(labels) == 1 and found.count(labels) == 1]
+        raise ValueError(_refusal(doubts, len(dataset_names) - len(sure), len(dataset_names)))
     return [label for (label,) in found]
 
 
@@ -68,11 +69,11 @@ def match_labels(
 NAMED = 20
 
 
-def _refusal(doubts: list[str], classes: int) -> str:
+def _refusal(doubts: list[str], unmatched: int, classes: int) -> str:
     """One message of all classes that are not one label each."""
     more = [f"and {len(doubts) - NAMED} more"] if len(doubts) > NAMED else []
     return (
-        f"of {classes} classes of the data {len(doubts)} cannot be matched to one label of the checkpoint: "
+        f"of {classes} classes of the data {unmatched} cannot be matched to a label of the checkpoint each: "
         f"{'; '.join(doubts[:NAMED] + more)}. Rename them; or map their names to the checkpoint's names or indices by "
         "a JSON file given as `data.label_mapping`; or train a new head: `ofb finetune --model.new_labels true`."
     )

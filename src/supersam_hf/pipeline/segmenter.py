@@ -136,7 +136,8 @@ def look(recipe: SegmenterRecipe, there: bool) -> tuple[dict[Part, Labelled], Pr
             found[part] = load_label_maps(data, part)
     names = [labelled.label_names for labelled in found.values()]
     if there and names:
-        names.append(list(OfbViTConfig.from_pretrained(Path(recipe.output_dir) / "segmenter").id2label.values()))
+        own: Any = OfbViTConfig.from_pretrained(Path(recipe.output_dir) / "segmenter")
+        names.append(list(own.id2label.values()))
     if any(other != names[0] for other in names):
         counts = " and ".join(str(len(some)) for some in names)
         problems.add("data.label_names", f"the classes of training and evaluation differ ({counts}): name them.")
@@ -146,9 +147,9 @@ def look(recipe: SegmenterRecipe, there: bool) -> tuple[dict[Part, Labelled], Pr
 def _check_model(recipe: SegmenterRecipe, there: bool, problems: Problems) -> None:
     """The input is a whole number of patches; there is room for checkpoints."""
     args, folder = recipe.model, Path(recipe.output_dir)
-    hub = {} if args.revision is None else {"revision": args.revision}
+    hub: dict[str, Any] = {} if args.revision is None else {"revision": args.revision}
     with problems.of("model.name"):
-        config = OfbViTConfig.from_pretrained(args.name, **hub)
+        config: Any = OfbViTConfig.from_pretrained(str(args.name), **hub)
         side, patch = args.image_size, config.patch_size
         if side is not None and (side < patch or side % patch):
             problems.add("model.image_size", f"must be a multiple of the patch size {patch}, got {side}.")
