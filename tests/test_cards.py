@@ -108,8 +108,10 @@ def test_results_drop_columns_that_say_nothing() -> None:
     known = vars(full())
     table = tables.results(CardFacts(**known)).splitlines()
     heads = ["model", "parameters", "of the original", "GMACs (image encoder)", "mIoU", "best of 3 masks", "latency"]
-    assert table[0] == f"| {' | '.join([*heads, 'relative'])} |"
-    assert table[3] == ("| **this model** | 6,058,000 | 59.0% | 0.538 | 0.7630 |  | 57.1 ms (50.0 to 60.0) | 0.53× |")
+    assert table[0] == f"| {' | '.join([*heads, 'speed'])} |"
+    assert table[3] == (
+        "| **this model** | 6,058,000 | 59.0% | 0.538 | 0.7630 |  | 57.1 ms (50.0 to 60.0) | 1.89× as fast |"
+    )
     untimed = [Row(row.name, row.params, row.macs, {"mIoU": 0.5}, this=row.this) for row in known["rows"]]
     bare = CardFacts(**known | {"rows": untimed})
     assert "latency" not in tables.results(bare)

@@ -13,6 +13,7 @@ import torch
 from transformers import SamConfig
 
 from supersam_hf import SuperSamConfig
+from supersam_hf.data.shape_classes import CLASS_NAMES
 from supersam_hf.elastic.cost import SamShape, layer_macs
 from supersam_hf.experiments.runs import read_recipe
 from supersam_hf.files import write_json
@@ -30,7 +31,9 @@ from supersam_hf.pipeline.estimate import (
     sandwich_memory,
 )
 from supersam_hf.pipeline.plan_lines import planned
-from supersam_hf.pipeline.split_sizes import asked_for, prompted_images
+from supersam_hf.pipeline.preflight import Problems
+from supersam_hf.pipeline.preflight_data import prompted_splits
+from supersam_hf.pipeline.split_sizes import asked_for
 from supersam_hf_cli import main
 
 
@@ -86,7 +89,7 @@ def test_a_dry_run_of_sa1b_has_the_papers_numbers(vit_b: Path, tmp_path: Path) -
     assert "smallest        37,006,000 parameters (33,748,324 in weight tensors)" in text
     assert "to train on    9,900 images, and 100 held out" in text
     assert "to evaluate on 100 images" in text
-    assert "data/sa1b" in text.split("not counted: ")[1]
+    assert "(not counted, but by what the recipe asks for: `data.train_split`, `data.eval_split`)" in text
     assert "1,250 steps of 16 images: 20,000 images, 2.02 epochs" in text
     # weights, and two moments of what is trained: all but the prompt encoder's 6,220 + 256 numbers
     assert f"{4 * (3 * 93_735_728 - 2 * (6_220 + 256)) / 2**30:.2f} GiB each" in text
@@ -134,14 +137,24 @@ def test_the_command_line_stops_after_telling(
             assert re.search(rf"^  {stage} +\d.* (s|min)\b", text, re.MULTILINE)
     unranked = [*words, "--rank_layers.enabled", "false", "--dry_run"]
     assert main([*unranked, "--search.max_params", "0.01"]) == 2
-    assert "No subnet of this space keeps `max_params`" in capsys.readouterr().err
+    assert "no subnet of this space keeps `max_params`" in capsys.readouterr().err
     assert main([*unranked, "--search.max_params", "0.9", "--holdout_images", "500"]) == 2
-    assert "leaves no training image: `data.source` has 500" in capsys.readouterr().err
+    assert "leaves no training image: `data.train_split` has 500" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def config_of_labels(vit_folder: Path, folder: Path, names: list[str]) -> str:
+    """A folder with the config of a ViT for these labels, and no weights."""
+    config = json.loads((vit_folder / "config.json").read_text())
+    folder.mkdir()
+    labels = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {}}
+    (folder / "config.json").write_text(json.dumps({**config, **labels}))
+    return str(folder)
+
+
 def test_a_dry_run_of_ofb(vit_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["ofb", "run", "--model.name", str(vit_folder), "--data.source", "shapes", "--data.batch_size", "8"]
+    model = config_of_labels(vit_folder, tmp_path / "model", list(CLASS_NAMES))
+    words = ["ofb", "run", "--model.name", model, "--data.source", "shapes", "--data.batch_size", "8"]
     words += ["--search.max_macs", "0.5", "--output_dir", str(tmp_path / "run")]
     assert main([*words, "--dry_run"]) == 0
     text = capsys.readouterr().out
@@ -153,7 +166,7 @@ def test_a_dry_run_of_ofb(vit_folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*words, "--search.max_macs", "0.001", "--dry_run"]) == 2
     assert "cannot be met" in capsys.readouterr().err
     assert main([*words, "--holdout_images", "4000", "--dry_run"]) == 2
-    assert "leaves no training image: `data.source` has 4000" in capsys.readouterr().err
+    assert "leaves no training image: `data.train_split` has 4000" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_ofb_has_a_head_for_the_classes_of_the_data(
@@ -161,12 +174,9 @@ def test_a_dry_run_of_ofb_has_a_head_for_the_classes_of_the_data(
 ) -> None:
     """A checkpoint of the same sizes and ten classes, and one of many that are not in the data, count alike."""
     monkeypatch.chdir(tmp_path)
-    config = json.loads((vit_folder / "config.json").read_text())
-    for name, labels in (("ten", 10), ("many", 321)):
-        names = {str(i): f"class {i}" for i in range(labels)}
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
-        argv = ["ofb", "run", "--model.name", str(tmp_path / name), "--data.source", "shapes", "--search.max_macs"]
+    for name, labels in (("ten", CLASS_NAMES), ("many", [*(f"class {i}" for i in range(311)), *CLASS_NAMES])):
+        model = config_of_labels(vit_folder, tmp_path / name, list(labels))
+        argv = ["ofb", "run", "--model.name", model, "--data.source", "shapes", "--search.max_macs"]
         assert main([*argv, "0.5", "--dry_run"]) == 0
     first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  original"))
     assert first == second
@@ -251,8 +261,8 @@ def test_what_is_timed_has_ordinary_weights(vit_b: Path) -> None:
 def test_images_are_counted_without_reading_them(shared: Path) -> None:
     def images(**values: object) -> tuple[int | None, int | None]:
         data = read_recipe(None, {"model.name": "x", **{f"data.{k}": str(v) for k, v in values.items()}}).data
-        found = prompted_images(data)
-        return found.train, found.eval
+        found = prompted_splits(data, ("train", "eval"), Problems())
+        return found["train"].rows, found["eval"].rows
 
     assert images(source=shared / "data/dsb2018", eval_split="val") == (531, 133)
     assert images(source=shared / "data/dsb2018", train_split="train[:100]", max_eval_images=5) == (100, 5)

@@ -102,7 +102,7 @@ def test_a_subnets_card_tells_its_own_story(supersam_run: Path) -> None:
     assert table["**this model**", "mIoU"] == f"{found['miou']:.4f}"
     assert table["the same before training", "mIoU"] == f"{before['found']['miou']:.4f}"
     assert table["original", "mIoU"] == f"{rows['original']['miou']:.4f}"
-    assert table["**this model**", "relative"] == f"{found['latency']['ratio']:.2f}×"
+    assert table["**this model**", "speed"] == f"{1 / found['latency']['ratio']:.2f}× as fast"
     stages = [json.loads(path.read_text())["cost"] for path in (supersam_run / "stages").glob("*.json")]
     assert table["total", "time"] == duration(sum(stage["seconds"] for stage in stages))
     assert table["train", "iterations"] == "4"
@@ -378,7 +378,7 @@ def test_a_model_that_was_only_trained_says_so(copied: Path, ofb_run: Path, tmp_
 
 def test_relative_speed_is_to_the_original(ofb_run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(ofb_run, tmp_path / "run")
-    assert "| relative |" in publication(folder, "finetuned").card
+    assert "| speed |" in publication(folder, "finetuned").card
     changed(folder / "results.json", lambda results: results["rows"].pop(0))
     card = publication(folder, "finetuned").card
     assert "latency" in card

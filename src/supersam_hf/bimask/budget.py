@@ -1,5 +1,6 @@
 """The budget: what it means for a model, whether it can be met, and the rule that makes it hold at the end."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,8 +64,9 @@ def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_para
     smallest = budget.cost(smallest_shape(shape, space))
     if smallest > budget.limit:
         raise ValueError(
-            f"`max_{kind}` of {limit:g} cannot be met: the smallest network of this `space` has {smallest:,} "
-            f"({smallest / budget.original:.1%} of {budget.original:,}). Raise it, or widen the search's space."
+            f"`max_{kind}` of {limit:g} ({budget.limit:,}) cannot be met: the smallest network of this `space` has "
+            f"{smallest:,} ({smallest / budget.original:.1%} of {budget.original:,}). Give at least {smallest:,}, or "
+            f"{math.ceil(1e3 * smallest / budget.original) / 10:g}%, or widen the search's `space`."
         )
     return budget
 

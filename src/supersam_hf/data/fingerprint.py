@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
@@ -16,20 +16,23 @@ from .classification_arguments import ImageClassificationArguments
 from .load import open_source
 
 
+Part = Literal["train", "eval"]
+
 TIMEOUT_S = 10.0
 # Of more entries than this, a folder's own time must tell whether any was added or taken away.
 MOST_ENTRIES = 1000
 
 
-def data_fingerprint(args: DataArguments | ImageClassificationArguments) -> dict[str, Any]:
+def data_fingerprint(args: DataArguments | ImageClassificationArguments, part: Part = "train") -> dict[str, Any]:
     """Tells a dataset from what lay, or lies later, under the same name.
 
     Args:
         args (`DataArguments` or `ImageClassificationArguments`): Its `source`, and `revision` on the Hub.
+        part (`str`): Which split of a stream is looked at.
 
     Returns:
         `dict`: Of a local file or folder `files`, `bytes` and `digest` of all names (as seen from there) and sizes;
-        of one that is streamed `rows` and `digest` of the training images' shards; of a dataset on the Hub its
+        of one that is streamed `rows` and `digest` of the shards of its split; of a dataset on the Hub its
         `commit`, None if the Hub cannot be asked; of generated shapes `generated`.
     """
     if args.source == "shapes" or (isinstance(args, DataArguments) and args.format == "shapes"):
@@ -39,7 +42,7 @@ def data_fingerprint(args: DataArguments | ImageClassificationArguments) -> dict
         return {"commit": _commit(args.source, args.revision)}
     if not args.streaming:
         return local_fingerprint(path)
-    source = open_source(args, "train") if isinstance(args, DataArguments) else stream_classification(args, "train")[0]
+    source = open_source(args, part) if isinstance(args, DataArguments) else stream_classification(args, part)[0]
     return {"rows": len(source), "digest": source.fingerprint()}
 
 

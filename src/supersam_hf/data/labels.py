@@ -18,7 +18,7 @@ def match_labels(
     """For each class of a dataset the label of the checkpoint that means the same.
 
     Names agree if they are the same (which decides), or share one of their synonyms ("tench" and "tench, Tinca
-    tinca"), in upper or lower case.
+    tinca"), in upper or lower case, "_" or a space between words.
 
     Args:
         dataset_names (`Sequence[str]`): Names of the dataset's classes in the order of their labels.
@@ -34,7 +34,8 @@ def match_labels(
 
     Raises:
         ValueError: If a class is unknown to the checkpoint, could be several of its labels, or is the same label as
-            another class; if the mapping cannot be read or names a label that is not there.
+            another class, naming all such classes at once; if the mapping cannot be read or names a label that is not
+            there.
     """
     if mapping == SAME_ORDER:
         if len(dataset_names) != len(checkpoint_names):
@@ -50,49 +51,75 @@ def match_labels(
         return list(range(len(checkpoint_names)))
     targets = _read_mapping(mapping, len(checkpoint_names))
     wanted = [targets.get(name, name) for name in dataset_names]
-    texts = {target.casefold() for target in wanted if isinstance(target, str)}
-    labels = [_find(name, target, checkpoint_names, texts) for name, target in zip(dataset_names, wanted)]
-    for first, name in zip(labels, dataset_names):
-        same = [other for other, label in zip(dataset_names, labels) if label == first and other != name]
-        if same:
-            raise ValueError(
-                f"The classes {name!r} and {same[0]!r} are both the checkpoint's label {first} "
-                f"({checkpoint_names[first]!r}); {_ADVICE}."
-            )
-    return labels
+    texts = {_plain(target) for target in wanted if isinstance(target, str)}
+    found = [_find(name, target, checkpoint_names, texts) for name, target in zip(dataset_names, wanted)]
+    doubts = [
+        _doubt(name, target, labels, checkpoint_names)
+        for name, target, labels in zip(dataset_names, wanted, found)
+        if len(labels) != 1
+    ]
+    doubts += _shared(dataset_names, found, checkpoint_names)
+    if doubts:
+        sure = [labels for labels in found if len(labels) == 1 and found.count(labels) == 1]
+        raise ValueError(_refusal(doubts, len(dataset_names) - len(sure), len(dataset_names)))
+    return [label for (label,) in found]
 
 
-_ADVICE = "say which label is meant by its index in a JSON file given as `data.label_mapping`"
+# Of a long list of classes that do not fit, so many are named.
+NAMED = 20
 
 
-def _find(name: str, target: "str | int", checkpoint_names: Sequence[str], wanted: set[str]) -> int:
-    """The label of one class; `wanted` are the names of all classes."""
+def _refusal(doubts: list[str], unmatched: int, classes: int) -> str:
+    """One message of all classes that are not one label each."""
+    more = [f"and {len(doubts) - NAMED} more"] if len(doubts) > NAMED else []
+    return (
+        f"of {classes} classes of the data {unmatched} cannot be matched to a label of the checkpoint each: "
+        f"{'; '.join(doubts[:NAMED] + more)}. Rename them; or map their names to the checkpoint's names or indices by "
+        "a JSON file given as `data.label_mapping`; or train a new head: `ofb finetune --model.new_labels true`."
+    )
+
+
+def _doubt(name: str, target: "str | int", labels: list[int], checkpoint_names: Sequence[str]) -> str:
+    """What is wrong with a class that is no label, or could be several (`labels`)."""
+    shown = repr(name if name == target else f"{name} ({target})")
+    if labels:
+        return f"{shown} could be {', '.join(f'{i} ({checkpoint_names[i]!r})' for i in labels)}"
+    near = _near(str(target), checkpoint_names)
+    return f"{shown} is none (near it: {', '.join(map(repr, near)) if near else 'nothing'})"
+
+
+def _shared(names: Sequence[str], found: Sequence[list[int]], checkpoint_names: Sequence[str]) -> list[str]:
+    """The labels that are those of several classes."""
+    by_label: dict[int, list[str]] = {}
+    for name, labels in zip(names, found):
+        if len(labels) == 1:
+            by_label.setdefault(labels[0], []).append(name)
+    return [
+        f"{' and '.join(map(repr, same))} are both label {label} ({checkpoint_names[label]!r})"
+        for label, same in by_label.items()
+        if len(same) > 1
+    ]
+
+
+def _find(name: str, target: "str | int", checkpoint_names: Sequence[str], wanted: set[str]) -> list[int]:
+    """The labels that a class may be; `wanted` are the names of all classes."""
     if isinstance(target, int):
         if not 0 <= target < len(checkpoint_names):
             raise ValueError(
                 f"`data.label_mapping` gives label {target} to {name!r}; the checkpoint has labels 0 to "
                 f"{len(checkpoint_names) - 1}."
             )
-        return target
+        return [target]
     identical = [i for i, other in enumerate(checkpoint_names) if other == target]
     if len(identical) == 1:  # "Cardigan" is a dog, "cardigan" a garment
-        return identical[0]
+        return identical
+    same = [i for i, other in enumerate(checkpoint_names) if _plain(other) == _plain(target)]
+    if len(same) == 1:
+        return same
     found = [i for i, other in enumerate(checkpoint_names) if _synonyms(other) & _synonyms(target)]
     # "maillot" is not "maillot, tank suit" where that is a class of its own.
-    others = wanted - {target.casefold()}
-    found = [i for i in found if checkpoint_names[i].casefold() not in others] if len(found) > 1 else found
-    if len(found) == 1:
-        return found[0]
-    shown = name if name == target else f"{name} ({target})"
-    if found:
-        candidates = ", ".join(f"{i} ({checkpoint_names[i]!r})" for i in found)
-        raise ValueError(f"The class {shown!r} could be the checkpoint's label {candidates}; {_ADVICE}.")
-    near = _near(target, checkpoint_names)
-    hint = f"; near it: {near}" if near else f"; its labels are {list(checkpoint_names[:5])}, ..."
-    raise ValueError(
-        f"The checkpoint has no label for the class {shown!r}{hint}. Map the names by a JSON file given as "
-        "`data.label_mapping`, or train a new head for these classes."
-    )
+    others = wanted - {_plain(target)}
+    return [i for i in found if _plain(checkpoint_names[i]) not in others] if len(found) > 1 else found
 
 
 def _read_mapping(mapping: "str | Path | Mapping[str, Any] | None", num_labels: int) -> dict[str, str | int]:
@@ -128,16 +155,22 @@ def _read_json(file: Path) -> Mapping[str, Any]:
 
 
 def _near(name: str, checkpoint_names: Sequence[str]) -> list[str]:
-    """Labels that are spelt alike or have a word in common with the name."""
-    alike = difflib.get_close_matches(name.casefold(), [n.casefold() for n in checkpoint_names], n=3)
-    words = set(name.casefold().split())
-    return [n for n in checkpoint_names if n.casefold() in alike or words & set(n.casefold().split())][:5]
+    """At most five labels: those of which a synonym is spelt like the name, then those that share a word with it."""
+    spelt = {synonym: label for label in checkpoint_names for synonym in sorted(_synonyms(label))}
+    alike = [spelt[found] for found in difflib.get_close_matches(_plain(name), spelt, n=3, cutoff=0.7)]
+    words = set(_plain(name).split())
+    return list(dict.fromkeys([*alike, *(n for n in checkpoint_names if words & set(_plain(n).split()))]))[:5]
 
 
 def _synonyms(name: str) -> set[str]:
     """ "tench, Tinca tinca" is called so, "tench", and "tinca tinca"."""
-    return {name.casefold().strip()} | {part.strip() for part in name.casefold().split(",")} - {""}
+    return {_plain(name)} | {_plain(part) for part in name.split(",")} - {""}
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: "Sea_Slug" is "sea slug"."""
+    return " ".join(name.casefold().replace("_", " ").split())
 
 
 def _folded(names: Sequence[str]) -> list[str]:
-    return [name.casefold() for name in names]
+    return [_plain(name) for name in names]

@@ -100,6 +100,21 @@ def _open_files(args: DataArguments, layout: SourceFormat, split: str, skip_log:
     return source
 
 
+def peek_source(args: DataArguments, part: Part) -> Source:
+    """The same examples as those of [`load_source`], where looking at them takes no conversion: files, parquet, and
+    folders of `save_to_disk`.
+
+    Raises:
+        NotParquetError: If they are stored in another way.
+        ValueError: As [`open_source`].
+    """
+    if not is_saved(Path(args.source)):
+        return open_source(args, part)
+    wanted = Wanted.of(args, part)
+    stored = open_stored(args.source, wanted.split, args.config_name, args.revision)
+    return _shaped(TableSource(stored, args.format, args.source), args, wanted)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Which rows of a source are wanted.

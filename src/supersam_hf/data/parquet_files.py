@@ -53,6 +53,10 @@ class ParquetSplit:
     features: "Features"
 
 
+class NotParquetError(ValueError):
+    """A source that is no parquet, and so cannot be read row by row."""
+
+
 def open_split(source: str, split: str, config_name: str | None = None, revision: str | None = None) -> ParquetSplit:
     """Finds the files of a split and reads their footers.
 
@@ -162,8 +166,8 @@ def is_remote(file: str) -> bool:
     return "://" in file
 
 
-def _not_parquet(source: str) -> ValueError:
-    return ValueError(
+def _not_parquet(source: str) -> NotParquetError:
+    return NotParquetError(
         f"`data.source` {source!r} cannot be streamed: it holds no parquet files. Turn it into some by "
         "`supersam-hf prepare`, or set `data.streaming: false`."
     )

@@ -19,18 +19,35 @@ ONLY_SPLIT = "train"
 SEVERAL_PARTS = "one of it can be cut as train[:90%] and train[90%:]"
 
 
+class NoSplitError(ValueError):
+    """A source has no split of the wanted name.
+
+    Args:
+        split (`str`): The wanted one.
+        names (`list[str]`): Those that there are.
+        where (`str`): What messages call the source.
+    """
+
+    def __init__(self, split: str, names: list[str], where: str) -> None:
+        super().__init__(split, names, where)
+        self.split, self.names, self.where = split, sorted(names), where
+
+    def __str__(self) -> str:
+        return f"There is no split {self.split!r} in {self.where}; the splits there are {self.names}."
+
+
 def resolve_split(split: str, names: list[str], where: str) -> str:
     """The one of `names` that `split` means: the same name, or another of the same meaning ("val", "validation").
 
     Raises:
-        ValueError: If there is none, listing those there are.
+        NoSplitError: If there is none, listing those there are.
     """
     if split in names:
         return split
     meanings = (TRAINING_NAMES, VALIDATION_NAMES, TEST_NAMES)
     same = [name for name in names for meaning in meanings if {split, name} <= set(meaning)]
     if len(same) != 1:
-        raise ValueError(f"There is no split {split!r} in {where}; the splits there are {sorted(names)}.")
+        raise NoSplitError(split, names, where)
     return same[0]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..hub import tables
 from ..measure import compare_latency
 
 
@@ -70,12 +71,20 @@ def deployment_rows(
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], quality: str | None = None) -> str:
-    """The rows as a Markdown table; `quality` names that column, if there is one."""
-    head = ["", "MB", "latency, ms", "ratio (10 % to 90 %)", "largest difference", *([quality] if quality else [])]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        spread = f"{row['ratio']:.2f} ({row['ratio_p10']:.2f} to {row['ratio_p90']:.2f})"
-        apart = "" if row["difference"] is None else f"{row['difference']:.1e}"
-        cells = [row["name"], f"{row['bytes'] / 1e6:.1f}", f"{row['ms']:.1f}", spread, apart]
-        lines.append("| " + " | ".join(cells + ([f"{row['quality']:.4f}"] if quality else [])) + " |")
-    return "\n".join(lines)
+    """The rows as a Markdown table, speeds against the first; `quality` names that column, if there is one."""
+    first = rows[0]
+    columns = {
+        "form": [row["name"] for row in rows],
+        "size": [f"{row['bytes'] / 1e6:.1f} MB" for row in rows],
+        "latency": [f"{row['ms']:.1f} ms" for row in rows],
+        "speed (10 % to 90 % of the rounds)": ["" if row is first else _speed(row) for row in rows],
+        "largest difference": ["" if row["difference"] is None else f"{row['difference']:.1e}" for row in rows],
+    }
+    if quality:
+        columns[quality] = [f"{row['quality']:.4f}" for row in rows]
+    told = f"Speed is against {first['name']}; differences are those of outputs, as a share of the largest."
+    return tables.table(columns) + (f"\n\n{told}" if len(rows) > 1 else "")
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    return f"{tables.speed(row['ratio'])} ({1 / row['ratio_p90']:.2f} to {1 / row['ratio_p10']:.2f})"

@@ -84,13 +84,19 @@ def rank_layers(
         tried = without([tuple(sorted({*removed, i})) for i in space.elastic_layers if i not in removed])
         greedy.append(max(tried, key=lambda removal: removal.quality))
         removed = greedy[-1].layers
-    prunable = _propose(full, greedy, max_drop, max(1, depth * 5 // 12) if max_prunable is None else max_prunable)
+    prunable = _propose(full, greedy, max_drop, most_proposed(space, max_removed, max_prunable))
     return LayerRanking(full, single, greedy, list(prunable), [0.5] * len(prunable))
 
 
 def most_removed(space: ElasticSpace) -> int:
     """The longest greedy removal: every layer that is not protected, but one must stay."""
     return min(len(space.elastic_layers), space.num_hidden_layers - 1)
+
+
+def most_proposed(space: ElasticSpace, max_removed: int, max_prunable: int | None = None) -> int:
+    """The most prunable layers that `rank_layers` may propose with these arguments; it may propose none."""
+    share = max(1, space.num_hidden_layers * 5 // 12)
+    return min(most_removed(space), max_removed, share if max_prunable is None else max_prunable)
 
 
 def count_evaluations(space: ElasticSpace, max_removed: int) -> int:

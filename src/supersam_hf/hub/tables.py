@@ -33,6 +33,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.1f} ms"
 
 
+def speed(ratio: float) -> str:
+    """How fast a model is against another that took 1 / `ratio` of its time: "1.29× as fast", below 1 if slower."""
+    return f"{1 / ratio:.2f}× as fast"
+
+
 def megabytes(value: float) -> str:
     return f"{value / 1e6:.2f} MB"
 
@@ -81,10 +86,12 @@ def results(facts: CardFacts) -> str:
     columns[macs] = ["" if row.macs is None else giga(row.macs) for row in rows]
     for name in metrics:
         columns[name] = [quality(row.quality[name]) if name in row.quality else "" for row in rows]
-    columns["latency"] = [_latency(row.latency) for row in rows]
+    columns["latency"] = ["" if row.latency is None else latency(row.latency) for row in rows]
     if _to_the_original(facts):
-        columns["relative"] = ["" if row.latency is None else f"{row.latency['ratio']:.2f}×" for row in rows]
-    columns["images a second"] = ["" if row.throughput is None else _rate(row.throughput) for row in rows]
+        columns["speed"] = [
+            "" if row.latency is None or row.name == "original" else speed(row.latency["ratio"]) for row in rows
+        ]
+    columns["images per second"] = ["" if row.throughput is None else _rate(row.throughput) for row in rows]
     return table(columns)
 
 
@@ -103,9 +110,9 @@ def measured_on(facts: CardFacts) -> str:
         "in brackets the 10th to 90th percentile."
     )
     if _to_the_original(facts):
-        text += " *Relative* is the median over the rounds of the time by the original's."
+        text += " *Speed* is against the original, by the median over the rounds of the ratio of both times."
     batches = next((row.throughput["batch_size"] for row in facts.rows if row.throughput), None)
-    return text if batches is None else f"{text} Images a second: in batches of {batches}."
+    return text if batches is None else f"{text} Images per second: in batches of {batches}."
 
 
 def _to_the_original(facts: CardFacts) -> bool:
@@ -167,9 +174,8 @@ def _share(value: int | None, of: int | None) -> str:
     return "" if value is None or of is None else share(value, of)
 
 
-def _latency(timed: Mapping[str, Any] | None) -> str:
-    if timed is None:
-        return ""
+def latency(timed: Mapping[str, Any]) -> str:
+    """A measured time with its spread: `57.1 ms (55.0 to 60.2)`."""
     timing = timed["latency"]
     return f"{milliseconds(timing['median_ms'])} ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f})"
 
@@ -209,6 +215,7 @@ __all__ = [
     "duration",
     "energy",
     "giga",
+    "latency",
     "layers",
     "measured_on",
     "megabytes",
@@ -216,4 +223,6 @@ __all__ = [
     "ranking",
     "results",
     "share",
+    "speed",
+    "table",
 ]

@@ -1,24 +1,20 @@
 """`--dry_run` of SuperSAM: what a recipe would do and take, told without doing it. Nothing is written."""
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..elastic.cost import SamShape, count_macs, count_parameters
 from ..elastic.importance import count_evaluations, most_removed
 from ..hub.tables import duration
-from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
+from ..models.supersam import ElasticSpace, SuperSamConfig
 from ..recipe import Recipe
-from ..search import Objective
-from ..training.arguments import EngineArguments
-from .context import Run, stands_alone
-from .estimate import SamTimes, model_config, new_model, sandwich_memory, time_pieces
-from .folder import check_holdout
+from ..spread import on_main
+from .budget import resolved
+from .context import Run
+from .estimate import SamTimes, sandwich_memory, time_pieces
 from .mask_search import shape_line, space_lines
 from .plan_lines import (
-    Images,
     checkpoint_lines,
     device_line,
     image_lines,
@@ -26,125 +22,115 @@ from .plan_lines import (
     planned,
     stage_lines,
     training_lines,
-    undone,
 )
-from .split_sizes import prompted_images
+from .preflight import refuse_plan
+from .split_sizes import rows_left, rows_of
 from .supersam import STAGES, switched_off
+from .supersam_preflight import (
+    TRAININGS,
+    Preflight,
+    is_ranked,
+    parts_read,
+    preflight,
+    trainings,
+    weight_bytes,
+)
 
 
-# Verbs that train: the section of their arguments.
-TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
 SAMPLED = 32
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is known of a run before it is run."""
-
-    run: Run
-    config: SuperSamConfig
-    space: ElasticSpace | None
-    images: Images
-    stages: list[str]
-
-
 def tell_plan(verb: str, recipe: Recipe) -> None:
-    """Prints what the verb would do; by the main process.
+    """Prints what the verb would do, and takes; by the main process.
 
     Raises:
-        ValueError: If a value does not fit the model, no image is left to train on, the folder was begun from another
-            model, or, where the space is known, no subnet keeps the budget.
-        OSError: If the model's config cannot be had.
+        ValueError: On all processes, after what is known is told, if the run would fail: naming each reason.
+        OSError: If the folder was begun from another model.
     """
     run: Run = planned(Run, recipe)
-    if not run.state.is_main_process:
-        return
-    plan = make_plan(verb, run)
+    on_main(run.state, lambda: _tell(verb, make_plan(verb, run)))
+
+
+def make_plan(verb: str, run: Run) -> Preflight:
+    """Reads the model's config, counts the images, looks which stages are done, and checks all that can be known."""
+    return preflight(verb, run, STAGES, switched_off(run.recipe))
+
+
+def _tell(verb: str, plan: Preflight) -> None:
     print("\n".join(plan_lines(verb, plan)), flush=True)
-    training = [name for name in TRAININGS if name in plan.stages]
-    if training:
-        print("\n".join(_memory(plan, training)), flush=True)
-    times = time_pieces(plan.config, recipe, run.state.device)
-    print("\n".join(time_lines(plan, times)))
+    refuse_plan(plan.problems)  # before anything is timed
+    if plan.config is None:  # all is done
+        return
+    if trainings(plan):
+        print("\n".join(_memory(plan, plan.config)), flush=True)
+    print("\n".join(time_lines(plan, time_pieces(plan.config, plan.run.recipe, plan.run.state.device))))
 
 
-def make_plan(verb: str, run: Run) -> Plan:
-    """Reads the model's config, counts the images, and looks which stages are done."""
-    config = model_config(run.recipe)
-    off = switched_off(run.recipe)
-    stages = undone(run, STAGES, off) if verb == "run" else [verb]
-    return Plan(run, config, _space(run, config), prompted_images(run.recipe.data), stages)
-
-
-def _space(run: Run, config: SuperSamConfig) -> ElasticSpace | None:
-    """None of an extracted subnet, which has no subnets of its own."""
-    if stands_alone(config):
-        return None
-    with torch.device("meta"):
-        return run.space(SuperSamModel(config))
-
-
-def plan_lines(verb: str, plan: Plan) -> list[str]:
-    """All that is known at once: data, model, space, stages, steps."""
+def plan_lines(verb: str, plan: Preflight) -> list[str]:
+    """All that is known at once: data, model, space, budget, stages, steps."""
     run, recipe = plan.run, plan.run.recipe
     lines = [f"supersam-hf {verb}, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
-    lines += image_lines(plan.images, recipe.holdout_images)
-    lines += ["", *_model_lines(plan)]
+    parts = parts_read(plan.stages)
+    if parts:
+        lines += image_lines(plan.splits, parts, recipe.data, recipe.holdout_images)
+    else:
+        lines.append("  not read")
+    if plan.config is not None:
+        lines += ["", *_model_lines(plan, plan.config)]
     if verb == "run":
         lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, switched_off(recipe))]
-    world, left = run.state.num_processes, plan.images.train
-    left = None if left is None else left - recipe.holdout_images
-    training = [name for name in TRAININGS if name in plan.stages]
-    if training:
-        if plan.images.train is not None:
-            check_holdout(plan.images.train, recipe.holdout_images)
-        lines += ["", "training"]
-        weights, trained = _trained_bytes(plan)
-        for name in training:
-            args = arguments(recipe, name)
-            lines += training_lines(name, args, recipe.data.batch_size, left, world)
-            lines += checkpoint_lines(weights, trained, args)
+    if plan.config is not None and trainings(plan):
+        lines += ["", "training", *_training_lines(plan, plan.config)]
+    return [*lines, *(["", *(f"note: {note}" for note in plan.notes)] if plan.notes else [])]
+
+
+def _training_lines(plan: Preflight, config: SuperSamConfig) -> list[str]:
+    recipe = plan.run.recipe
+    left = rows_left(plan.splits, recipe.data, recipe.holdout_images)
+    weights, trained = weight_bytes(config, recipe)
+    lines = []
+    for name, args in trainings(plan).items():
+        lines += training_lines(name, args, recipe.data.batch_size, left, plan.run.state.num_processes)
+        lines += checkpoint_lines(weights, trained, args)
     return lines
 
 
-def arguments(recipe: Recipe, name: str) -> EngineArguments:
-    """The section of a training."""
-    return cast(EngineArguments, getattr(recipe, name))
-
-
-def _model_lines(plan: Plan) -> list[str]:
-    recipe, config, space = plan.run.recipe, plan.config, plan.space
+def _model_lines(plan: Preflight, config: SuperSamConfig) -> list[str]:
+    recipe, space = plan.run.recipe, plan.space
     name = "a SAM of its own" if recipe.pretrain.enabled else recipe.model.name
     vision: Any = config.vision_config
     lines = [f"model: {name}, {vision.image_size} px, {vision.num_hidden_layers} layers of {vision.hidden_size}"]
     if plan.stages == ["bimask"]:
         shape, args = SamShape.from_config(config), recipe.bimask
-        return [
-            *lines,
-            shape_line("original", shape) + " (encoder)",
-            *space_lines(shape, args.space, args.max_macs, args.max_params),
-        ]
+        lines.append(shape_line("original", shape) + " (encoder)")
+        return lines if plan.problems else [*lines, *space_lines(shape, args.space, *args.limits)]
     if space is None:
         return [*lines, _subnet_line("as it is", config, None)]
-    ranked = recipe.rank_layers.enabled and recipe.space.prunable_layers is None
-    ranked = ranked and "rank-layers" in plan.stages
-    later = " (until rank-layers has proposed some)" if ranked else ""
+    later = " (until rank-layers has proposed some)" if is_ranked(plan) else ""
     lines.append(f"  prunable layers {list(space.prunable_layers)}{later}, MLP windows {list(space.mlp_windows)}")
     if space.attention_windows:
         lines.append(f"  attention windows {list(space.attention_windows)}")
     lines.append(f"  {space.size:,} subnets")
     lines += [_subnet_line("largest", config, space.largest()), _subnet_line("smallest", config, space.smallest())]
-    known = not ranked and not any(plan.run.has_model(name) for name in ("reordered", "supernet"))
-    if "search" in plan.stages and known:  # a supernet that is there has a space of its own
-        _check_budget(recipe, config, space)
-    return lines
+    return [*lines, *_budget_lines(plan, config, space)] if "search" in plan.stages else lines
 
 
-def _check_budget(recipe: Recipe, config: SuperSamConfig, space: ElasticSpace) -> None:
-    """`ValueError` where a search would end before its first trial."""
-    budget = replace(recipe.search.budget, max_latency_ms=None)  # which has to be measured
-    costs = partial(count_parameters, config), partial(count_macs, config)
-    Objective(space, budget, *costs, quality=lambda subnet: 0.0, goal=recipe.search.goal)
+def _budget_lines(plan: Preflight, config: SuperSamConfig, space: ElasticSpace) -> list[str]:
+    """Each limit of the search, those of size in numbers and as shares."""
+    asked = plan.run.recipe.search.budget
+    limits, largest = resolved(config, space, asked), space.largest()
+    said = []
+    if limits.max_params is not None:
+        share = limits.max_params / count_parameters(config, largest)
+        said.append(f"at most {limits.max_params:,.0f} parameters ({share:.1%} of the largest)")
+    if limits.max_macs is not None:
+        share = limits.max_macs / count_macs(config, largest)
+        said.append(f"at most {limits.max_macs / 1e9:,.4g} GMACs ({share:.1%} of the largest)")
+    if limits.max_latency_ms is not None:
+        said.append(f"at most {limits.max_latency_ms:g} ms (measured when the search begins)")
+    if limits.min_quality is not None:
+        said.append(f"mIoU of at least {limits.min_quality:g} on the images held out")
+    return [f"  {'budget':<15} {', '.join(said) if said else 'none: the best subnet of any size'}"]
 
 
 def _subnet_line(name: str, config: SuperSamConfig, subnet: Any) -> str:
@@ -153,25 +139,17 @@ def _subnet_line(name: str, config: SuperSamConfig, subnet: Any) -> str:
     return f"  {name:<15} {whole:,} parameters ({weights:,} in weight tensors), {macs:,.4g} GMACs an image (encoder)"
 
 
-def _trained_bytes(plan: Plan) -> tuple[int, int]:
-    """Bytes of all weights, and of those that sandwich training trains."""
-    with torch.device("meta"):
-        model = new_model(plan.config, plan.run.recipe)
-    every, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
-    return 4 * sum(p.numel() for p in every), 4 * sum(p.numel() for p in trained)
-
-
-def _memory(plan: Plan, training: list[str]) -> list[str]:
+def _memory(plan: Preflight, config: SuperSamConfig) -> list[str]:
     run, recipe = plan.run, plan.run.recipe
     device = torch.device(run.state.device)
-    memory = sandwich_memory(plan.config, recipe, device)
+    memory = sandwich_memory(config, recipe, device)
     title = "memory of a training step of the largest subnet in each process, estimated"
     what = f"  batch of {recipe.data.batch_size}, {recipe.data.max_objects} prompts an image, gradient checkpointing "
     what += "on" if recipe.train.gradient_checkpointing else "off"
     return ["", title, what, *memory_lines(memory, device, run.state.num_processes)]
 
 
-def time_lines(plan: Plan, times: SamTimes) -> list[str]:
+def time_lines(plan: Preflight, times: SamTimes) -> list[str]:
     """Seconds of each stage that would run."""
     run, recipe = plan.run, plan.run.recipe
     lines = ["", f"time on {device_line(torch.device(run.state.device))}, estimated from single layers, run here"]
@@ -187,7 +165,7 @@ def time_lines(plan: Plan, times: SamTimes) -> list[str]:
     return lines
 
 
-def _stage_seconds(plan: Plan, times: SamTimes, name: str) -> tuple[float | None, str]:
+def _stage_seconds(plan: Preflight, times: SamTimes, name: str) -> tuple[float | None, str]:
     """What a stage takes, and how that comes about; None where the number of images is not known."""
     recipe, world = plan.run.recipe, plan.run.state.num_processes
     whole, held = times.forward(), recipe.holdout_images
@@ -204,15 +182,15 @@ def _stage_seconds(plan: Plan, times: SamTimes, name: str) -> tuple[float | None
         return trials * held * _sampled(plan, times) / world, f" ({trials} trials on {held} images at most)"
     if name in ("evaluate-before", "evaluate", "report"):
         rows = 3 + recipe.evaluate.num_sampled + len(recipe.evaluate.subnets)
-        if plan.images.eval is None:
+        images = rows_of(plan.splits, "eval", recipe.data)
+        if images is None:
             return None, f" ({rows} models, {_sampled(plan, times):.3g} s an image)"
-        seconds = rows * plan.images.eval * _sampled(plan, times) / world
-        return seconds, f" ({rows} models on {plan.images.eval:,} images)"
+        return rows * images * _sampled(plan, times) / world, f" ({rows} models on {images:,} images)"
     return 0.0, ""
 
 
-def _training_seconds(plan: Plan, times: SamTimes, name: str) -> tuple[float, str]:
-    recipe, args = plan.run.recipe, arguments(plan.run.recipe, name)
+def _training_seconds(plan: Preflight, times: SamTimes, name: str) -> tuple[float, str]:
+    recipe, args = plan.run.recipe, trainings(plan)[name]
     if name == "train" and plan.space is not None:
         step = times.sandwich_step(recipe, plan.space)
         both = times.forward(plan.space.largest()) + times.forward(plan.space.smallest())
@@ -225,7 +203,7 @@ def _training_seconds(plan: Plan, times: SamTimes, name: str) -> tuple[float, st
     return args.max_steps * step + watching, text
 
 
-def _sampled(plan: Plan, times: SamTimes) -> float:
+def _sampled(plan: Preflight, times: SamTimes) -> float:
     """Seconds of an image through a sampled subnet, on average."""
     if plan.space is None:
         return times.forward()
@@ -233,4 +211,4 @@ def _sampled(plan: Plan, times: SamTimes) -> float:
     return sum(times.forward(plan.space.sample(generator)) for _ in range(SAMPLED)) / SAMPLED
 
 
-__all__ = ["Plan", "make_plan", "plan_lines", "tell_plan", "time_lines"]
+__all__ = ["make_plan", "plan_lines", "tell_plan", "time_lines"]

@@ -1,9 +1,12 @@
 """The verbs and the pipeline of OFB: which stages there are, in which order."""
 
 from ..ofb_recipe import OfbRecipe
+from ..spread import on_main
 from . import ofb_report, ofb_stages
 from .ofb_context import OfbRun
+from .ofb_preflight import ofb_preflight, parts_read
 from .page import write_page
+from .preflight import refuse, unopened
 from .run_record import sitting
 from .runner import Stage, on_main_process, run_stage, run_stages
 
@@ -27,12 +30,23 @@ STAGES = {
 
 
 def run_verb(verb: str, recipe: OfbRecipe, *, redo: str | None = None, given: str | None = None) -> None:
-    """Runs one verb of the command line; `given` are its values as YAML, for the run's folder."""
+    """Runs one verb of the command line; `given` are its values as YAML, for the run's folder.
+
+    Raises:
+        ValueError: Before anything is done, naming everything that is known to fail.
+    """
+    check(verb, recipe, redo)
     run = OfbRun(recipe)
-    with sitting(run, given, reads_data=verb not in ("extract", "measure")):
+    with sitting(run, given, reads=parts_read(recipe, STAGES if verb == "run" else [verb])):
         _run_verb(run, verb, redo)
     if verb == "run":
         on_main_process(run, lambda run: print(f"the run on one page: {write_page(run.folder)}"))
+
+
+def check(verb: str, recipe: OfbRecipe, redo: str | None = None) -> None:
+    """Raises `ValueError` on all processes, naming everything that is known to fail; nothing is written."""
+    run: OfbRun = unopened(OfbRun, recipe)
+    on_main(run.state, lambda: refuse(ofb_preflight(verb, run, STAGES, switched_off(recipe), redo).problems))
 
 
 def _run_verb(run: OfbRun, verb: str, redo: str | None) -> None:
@@ -47,19 +61,8 @@ def _run_verb(run: OfbRun, verb: str, redo: str | None) -> None:
 
 
 def run_pipeline(run: OfbRun, redo: str | None = None) -> None:
-    """All stages in order.
-
-    Raises:
-        ValueError: If stages would run at different precisions, an output was made with other values, or `redo` is no
-            stage.
-    """
-    recipe = run.recipe
-    skip = switched_off(recipe)
-    trainings = {"pretrain": recipe.pretrain, "search": recipe.search, "finetune": recipe.finetune}
-    precisions = {name: args.mixed_precision for name, args in trainings.items() if name not in skip}
-    if len(set(precisions.values())) > 1:
-        raise ValueError(f"`mixed_precision` is {precisions} in these stages; one process runs at one precision.")
-    run_stages(run, STAGES, skip=skip, redo=redo)
+    """All stages in order; `ValueError` if an output was made with other values, or `redo` is no stage."""
+    run_stages(run, STAGES, skip=switched_off(run.recipe), redo=redo)
 
 
 def switched_off(recipe: OfbRecipe) -> list[str]:

@@ -39,14 +39,9 @@ class OfbRun(RunFolder):
         return found
 
     @cached_property
-    def _eval_data(self) -> Any:
-        images, names = self._read("eval")
-        if names != self.label_names:
-            raise ValueError(
-                "`data.train_split` and `data.eval_split` have different classes "
-                f"({len(self.label_names)} and {len(names)}, or in another order)."
-            )
-        return images
+    def _eval_data(self) -> tuple[Any, list[str]]:
+        """All evaluation images, and the names of their classes."""
+        return self._read("eval")
 
     def _read(self, part: Literal["train", "eval"]) -> tuple[Any, list[str]]:
         if self.recipe.data.streaming:
@@ -56,8 +51,13 @@ class OfbRun(RunFolder):
 
     @property
     def label_names(self) -> list[str]:
-        """The dataset's classes, in the order of their labels."""
+        """The classes of the training images, in the order of their labels."""
         return self._train_data[1]
+
+    @property
+    def eval_label_names(self) -> list[str]:
+        """The classes of the evaluation split, in the order of their labels; the training images are left alone."""
+        return self._eval_data[1]
 
     def _part(self, held_out: bool) -> Any:
         """The training images that are held out, or the others: of a stream the first are, else a random choice, since
@@ -73,24 +73,35 @@ class OfbRun(RunFolder):
     @cached_property
     def train_loader(self) -> DataLoader:
         """Training images without the holdout."""
-        return self._loader(self._part(held_out=False), True)
+        return self._loader(self._part(held_out=False), self.label_names, True)
 
     @cached_property
     def watch_loader(self) -> DataLoader:
-        """What `eval_steps` evaluates on: the holdout, or the evaluation split where nothing is held out."""
-        return self._loader(self._part(held_out=True), False) if self.recipe.holdout_images else self.eval_loader
+        """What `eval_steps` evaluates on: the holdout, or the evaluation split where nothing is held out.
+
+        Raises:
+            ValueError: If the evaluation split has other classes than the training images.
+        """
+        if self.recipe.holdout_images:
+            return self._loader(self._part(held_out=True), self.label_names, False)
+        if self.eval_label_names != self.label_names:
+            raise ValueError(
+                "`data.train_split` and `data.eval_split` have different classes "
+                f"({len(self.label_names)} and {len(self.eval_label_names)}, or in another order)."
+            )
+        return self.eval_loader
 
     @cached_property
     def eval_loader(self) -> DataLoader:
         """The evaluation split: reported; nothing is chosen by it."""
-        return self._loader(self._eval_data, False)
+        return self._loader(*self._eval_data, False)
 
-    def _loader(self, source: Any, training: bool) -> DataLoader:
+    def _loader(self, source: Any, label_names: list[str], training: bool) -> DataLoader:
         data = self.recipe.data
         options: dict[str, Any] = {"training": training, "skip_log": self.skip_log}
         dataset: Any
         if data.streaming:
-            dataset = ImageStream(source, self.processor, data, self.label_names, **options)
+            dataset = ImageStream(source, self.processor, data, label_names, **options)
         else:
             dataset = ImageDataset(source, self.processor, data, **options)
         batch_size = data.batch_size if training else data.eval_batch_size
@@ -118,35 +129,44 @@ class OfbRun(RunFolder):
         model = load_classifier(name, attn_implementation=implementation, **kwargs)
         return model.to(self.state.device).eval()
 
-    def original(self) -> Any:
-        """The model that the run starts from, with a head for the dataset's classes."""
+    def original(self, names: list[str] | None = None) -> Any:
+        """The model that the run starts from, with a head for the dataset's classes.
+
+        Args:
+            names (`list[str]`, *optional*): These classes; None: those of the training images.
+        """
         if self.recipe.pretrain.enabled:
             return self.load(self.folder / "pretrained")
+        model = self.checkpoint()
+        if not self.recipe.model.new_labels:
+            return self.with_labels(model, names)
+        torch.manual_seed(self.recipe.finetune.seed)
+        return model.reset_classifier(self.label_names if names is None else names)
+
+    def checkpoint(self) -> Any:
+        """The checkpoint of the recipe, with all its labels, at the recipe's image size."""
         args = self.recipe.model
         size = {} if args.image_size is None else {"image_size": args.image_size}
-        model = self.load(str(args.name), **size, **self._hub)
-        if not args.new_labels:
-            return self.with_labels(model)
-        torch.manual_seed(self.recipe.finetune.seed)
-        return model.reset_classifier(self.label_names)
+        return self.load(str(args.name), **size, **self._hub)
 
-    def with_labels(self, model: Any) -> Any:
+    def with_labels(self, model: Any, names: list[str] | None = None) -> Any:
         """The model with the rows of its head that are the dataset's classes, found by name.
+
+        Args:
+            names (`list[str]`, *optional*): These classes; None: those of the training images.
 
         Raises:
             ValueError: If a class of the dataset is unknown to the model, or could be several of its labels.
         """
         config: Any = model.config
-        names = [config.id2label[i] for i in range(config.num_labels)]
-        indices = match_labels(self.label_names, names, self.recipe.data.label_mapping)
-        return model if indices == list(range(len(names))) else model.select_labels(indices)
+        known = [config.id2label[i] for i in range(config.num_labels)]
+        wanted = self.label_names if names is None else names
+        indices = match_labels(wanted, known, self.recipe.data.label_mapping)
+        return model if indices == list(range(len(known))) else model.select_labels(indices)
 
-    def newest(self, *names: str) -> Any:
-        """The first of these models that the run has, as anyone would load it; else the original."""
-        for name in names:
-            if self.has_model(name):
-                return self.load(self.folder / name)
-        return self.original()
+    def saved(self, *names: str) -> Any | None:
+        """The first of these models that the run has, as anyone would load it."""
+        return next((self.load(self.folder / name) for name in names if self.has_model(name)), None)
 
 
 def resized_processor(processor: Any, image_size: int) -> Any:

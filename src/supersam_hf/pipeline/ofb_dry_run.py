@@ -1,7 +1,6 @@
 """`--dry_run` of OFB: what a recipe would do and take, told without doing it. Nothing is written."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,33 +8,30 @@ import torch.nn.functional as F
 
 from ..bimask.families import family_of
 from ..bimask.masking import MaskedModel
-from ..data.classification import stream_classification
-from ..data.image_folder import image_folder_classes, is_image_folder
-from ..data.shape_classes import CLASS_NAMES
 from ..elastic.cost import classifier_shape, count_parameters
 from ..hub.tables import duration
 from ..measure.latency import measure_latency
 from ..measure.training_memory import training_memory
-from ..models.classifiers import CLASSIFIERS, classifier_class
+from ..models.classifiers import CLASSIFIERS
 from ..ofb_recipe import OfbRecipe
+from ..spread import on_main
 from ..training.arguments import EngineArguments
-from ..training.pretrain_classifier import new_classifier
-from .folder import check_holdout
 from .mask_search import shape_line, space_lines
 from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
+from .ofb_preflight import OfbPreflight, ofb_preflight, parts_read, trainings
 from .plan_lines import (
-    Images,
     checkpoint_lines,
+    class_line,
     device_line,
     image_lines,
     memory_lines,
     planned,
     stage_lines,
     training_lines,
-    undone,
 )
-from .split_sizes import counted
+from .preflight import refuse_plan
+from .split_sizes import rows_left
 
 
 # Images of the batch that is timed, unless one alone takes longer than a second.
@@ -44,83 +40,52 @@ LONG_MS = 1000.0
 
 
 def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
-    """Prints what the verb would do; by the main process.
+    """Prints what the verb would do, and takes; by the main process.
 
     Raises:
-        ValueError: If a value does not fit the model, no network of the space meets the budget, or the folder was
-            begun from another model.
-        OSError: If the model's config cannot be had.
+        ValueError: On all processes, after what is known is told, if the run would fail: naming each reason.
+        OSError: If the folder was begun from another model.
     """
     run: OfbRun = planned(OfbRun, recipe)
-    if not run.state.is_main_process:
-        return
-    off, names = switched_off(recipe), class_names(recipe)
-    images, config = labelled_images(recipe), model_config(recipe, names)
-    stages = undone(run, STAGES, off) if verb == "run" else [verb]
+    on_main(run.state, lambda: _tell(verb, ofb_preflight(verb, run, STAGES, switched_off(recipe))))
+
+
+def _tell(verb: str, plan: OfbPreflight) -> None:
+    print("\n".join(_plan_lines(verb, plan)), flush=True)
+    refuse_plan(plan.problems)  # before anything is timed
+    if plan.config is not None and trainings(plan):
+        print("\n".join(_estimates(plan.run, plan.config, trainings(plan))))
+
+
+def _plan_lines(verb: str, plan: OfbPreflight) -> list[str]:
+    """All that is known at once: data, classes, model, space, budget, stages, steps."""
+    run, recipe = plan.run, plan.run.recipe
     lines = [f"supersam-hf ofb {verb}, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
-    lines += [*image_lines(images, recipe.holdout_images), "", *_model_lines(recipe, config, "search" in stages)]
+    parts = parts_read(recipe, plan.stages)
+    lines += image_lines(plan.splits, parts, recipe.data, recipe.holdout_images) if parts else ["  not read"]
+    if plan.names is not None:
+        lines.append(class_line(plan.names, plan.labels, plan.known))
+    if plan.config is not None:
+        lines += ["", *_model_lines(plan, plan.config)]
     if verb == "run":
-        lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, off)]
-    trainings = {name: args for name, args in _trainings(recipe).items() if name in stages}
-    if trainings:
-        if images.train is not None:
-            check_holdout(images.train, recipe.holdout_images)
-        left = None if images.train is None else images.train - recipe.holdout_images
-        lines += ["", "training", *_training_lines(recipe, config, trainings, left, run.state.num_processes)]
-    print("\n".join(lines), flush=True)
-    if trainings:
-        print("\n".join(_estimates(run, config, trainings)))
+        lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, switched_off(recipe))]
+    if plan.config is not None and trainings(plan):
+        left = rows_left(plan.splits, recipe.data, recipe.holdout_images)
+        lines += ["", "training"]
+        lines += _training_lines(recipe, plan.config, trainings(plan), left, run.state.num_processes)
+    return lines
 
 
-def labelled_images(recipe: OfbRecipe) -> Images:
-    """Images of the two splits: of parquet by listing, else by what the slices ask for."""
-    data = recipe.data
-    if data.source == "shapes":
-        counts = ((data.shapes_train_images, data.max_train_images), (data.shapes_eval_images, data.max_eval_images))
-        train, evaluation = (count if limit is None else min(count, limit) for count, limit in counts)
-        return Images(train, evaluation)
-    return counted(data, lambda part: len(stream_classification(data, part)[0]))
-
-
-def class_names(recipe: OfbRecipe) -> list[str] | None:
-    """The dataset's classes; None where the data are not here, or neither parquet files nor a folder a class."""
-    if recipe.data.source == "shapes":
-        return list(CLASS_NAMES)
-    if is_image_folder(Path(recipe.data.source)):
-        return image_folder_classes(Path(recipe.data.source))
-    try:
-        return stream_classification(recipe.data, "train")[1]
-    except (OSError, ValueError):  # what is wrong with them, the images' lines say
-        return None
-
-
-def model_config(recipe: OfbRecipe, names: list[str] | None) -> Any:
-    """The config of the model that a run starts from; no weights are needed, a folder with `config.json` will do.
-
-    Args:
-        names (`list[str]` or None): The dataset's classes, which the head is cut to or made for. Where they are not
-            known, a checkpoint keeps its own, and a model of the run's own has two.
-    """
-    args = recipe.model
-    if recipe.pretrain.enabled:
-        with torch.device("meta"):
-            return new_classifier(recipe.pretrain, ["a", "b"] if names is None else names).config
-    hub: dict[str, Any] = {} if args.revision is None else {"revision": args.revision}
-    config = classifier_class(str(args.name), **hub).config_class.from_pretrained(str(args.name), **hub)
-    if args.image_size is not None:
-        config.image_size = args.image_size
-    if names is not None:
-        config.id2label = dict(enumerate(names))
-    return config
-
-
-def _model_lines(recipe: OfbRecipe, config: Any, searched: bool) -> list[str]:
+def _model_lines(plan: OfbPreflight, config: Any) -> list[str]:
+    recipe = plan.run.recipe
     shape, space = classifier_shape(config), recipe.space
     name = "a ViT of its own" if recipe.pretrain.enabled else recipe.model.name
     lines = [f"model: {name}, {shape.image_size} px, {len(shape.mlp_dims)} layers of {_widths(shape)}"]
     lines.append(shape_line("original", shape))
-    limits = recipe.search.max_macs, recipe.search.max_params
-    return [*lines, *(space_lines(shape, space, *limits) if searched else [])]
+    impossible = any(problem.field.startswith(("search.max", "space")) for problem in plan.problems)
+    if "search" not in plan.stages or impossible:
+        return lines
+    return [*lines, *space_lines(shape, space, *recipe.search.limits)]
 
 
 def _widths(shape: Any) -> str:
@@ -128,31 +93,27 @@ def _widths(shape: Any) -> str:
     return ", ".join(map(str, family_of(shape).stream_widths(shape)))
 
 
-def _trainings(recipe: OfbRecipe) -> dict[str, EngineArguments]:
-    return {"pretrain": recipe.pretrain, "search": recipe.search, "finetune": recipe.finetune}
-
-
 def _training_lines(
-    recipe: OfbRecipe, config: Any, trainings: dict[str, EngineArguments], images: int | None, world: int
+    recipe: OfbRecipe, config: Any, ahead: Mapping[str, EngineArguments], images: int | None, world: int
 ) -> list[str]:
     weights = 4 * count_parameters(config)
     lines = []
-    for name, args in trainings.items():
+    for name, args in ahead.items():
         lines += training_lines(name, args, recipe.data.batch_size, images, world)
         lines += checkpoint_lines(weights, weights, args)
     return lines
 
 
-def _estimates(run: OfbRun, config: Any, trainings: dict[str, EngineArguments]) -> list[str]:
+def _estimates(run: OfbRun, config: Any, ahead: Mapping[str, EngineArguments]) -> list[str]:
     """Memory of the search, where there is one, before anything has left; time of each training."""
     recipe, device = run.recipe, torch.device(run.state.device)
-    name = "search" if "search" in trainings else next(iter(trainings))
-    size, args = recipe.data.batch_size, trainings[name]
+    name = "search" if "search" in ahead else next(iter(ahead))
+    size, args = recipe.data.batch_size, ahead[name]
     memory = training_memory(lambda: _build(config, recipe, args, size, device, masked=False))
     title = f"memory of a training step in each process, estimated\n  batch of {size}, the whole network without masks"
     lines = ["", title, *memory_lines(memory, device, run.state.num_processes)]
     lines += ["", f"time on {device_line(device)}, estimated from a step of a small batch, run here"]
-    for name, args in trainings.items():
+    for name, args in ahead.items():
         step = _step_seconds(config, recipe, name, args, device)
         note = ", less as units leave" if name == "search" else ""
         lines.append(f"  {name:<15} {duration(args.max_steps * step)} ({step:.3g} s a step{note})")
@@ -210,4 +171,4 @@ def _step_seconds(config: Any, recipe: OfbRecipe, name: str, args: EngineArgumen
     return (timed(size) if size > 1 else one) / 1e3 / size * wanted
 
 
-__all__ = ["class_names", "labelled_images", "model_config", "tell_ofb_plan"]
+__all__ = ["tell_ofb_plan"]

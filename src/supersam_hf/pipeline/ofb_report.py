@@ -13,11 +13,12 @@ from .. import __version__
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import fingerprint, write_json
+from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from .costs import run_costs
-from .folder import image_counts
 from .journal import Journal
 from .ofb_context import OfbRun
+from .run_record import known_images
 from .runner import on_main_process
 
 
@@ -26,18 +27,34 @@ Models = Mapping[str, Any]
 
 
 def models_of(run: OfbRun) -> dict[str, Any]:
-    """What is evaluated: the original, the model as it came out of the search, and the retrained one, if there."""
-    args, models = run.recipe.evaluate, {}
+    """What is evaluated: the original, the model as it came out of the search, and the retrained one, if there.
+
+    Raises:
+        ValueError: If there is none, or one of the run's own has other classes than the evaluation split.
+    """
+    args, names = run.recipe.evaluate, run.eval_label_names
+    models = {}
     if args.original is not None:
-        models["original"] = run.with_labels(run.load(args.original))
+        models["original"] = run.with_labels(run.load(args.original), names)
     elif not run.recipe.model.new_labels:  # an untrained head has no accuracy to speak of
-        models["original"] = run.original()
+        models["original"] = run.original(names)
     for name in ("searched", "finetuned"):
         if run.has_model(name):
             models[name] = run.load(run.folder / name)
+            _check_classes(run, name, models[name], names)
     if not models:
         raise ValueError(f"There is nothing to evaluate in {run.folder} yet: `model.new_labels` needs `ofb finetune`.")
     return models
+
+
+def _check_classes(run: OfbRun, name: str, model: Any, names: list[str]) -> None:
+    """Raises `ValueError` unless a model of the run has the classes of the evaluation split, in their order."""
+    own = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    if own != names:
+        raise ValueError(
+            f"`data.eval_split` has other classes than {run.folder / name} was trained for ({len(names)} and "
+            f"{len(own)}, or in another order); give a split of the same dataset."
+        )
 
 
 def evaluated(run: OfbRun, models: Models, journal_name: str) -> list[Row]:
@@ -62,7 +79,7 @@ def _accuracy(run: OfbRun, model: Any) -> dict[str, Any]:
 def evaluate(run: OfbRun) -> None:
     """`results.json`, `results.md`: accuracy and cost of what the run has so far."""
     table = evaluated(run, models_of(run), "evaluate")
-    on_main_process(run, lambda run: _write(run, table))
+    on_main_process(run, lambda run: print(_write(run, table)))
 
 
 def report(run: OfbRun) -> None:
@@ -73,9 +90,11 @@ def report(run: OfbRun) -> None:
 
 
 def _report(run: OfbRun, table: list[Row], models: Models) -> None:
+    text = _write(run, table)  # what timing ends, or kills, has cost more than it
     if run.recipe.measure.enabled:
         add_speed(run, table, models)
-    _write(run, table)
+        text = _write(run, table)
+    print(text)
 
 
 def add_speed(run: OfbRun, table: list[Row], models: Models) -> None:
@@ -97,14 +116,15 @@ def _forward(model: Any, batch_size: int) -> Any:
     return torch.inference_mode()(lambda: model(**inputs))
 
 
-def _write(run: OfbRun, table: list[Row]) -> None:
+def _write(run: OfbRun, table: list[Row]) -> str:
+    """Writes `results.json` and `results.md`; returns the latter."""
     run.meter.flush()  # the costs below hold this stage's own, so far
     found = run.folder / "search.json"
     results: dict[str, Any] = {
         "recipe": asdict(run.recipe),
         "hardware": hardware(run.state.device),
         "versions": {"supersam_hf": __version__},
-        "data": image_counts(run.train_loader.dataset, run.eval_loader.dataset),
+        "data": known_images(run),
         "rows": table,
         "costs": run_costs(run.folder),
         "search": json.loads(found.read_text()) if found.exists() else None,
@@ -113,11 +133,12 @@ def _write(run: OfbRun, table: list[Row]) -> None:
     text = results_table(table, "trained here" if run.recipe.pretrain.enabled else "")
     text += speed_line(table) + budget_line(results["search"])
     (run.folder / "results.md").write_text(text)
-    print(text)
+    return text
 
 
 def results_table(table: list[Row], origin: str = "") -> str:
-    """Markdown: one row a model, costs and speeds also as shares of the first row's.
+    """Markdown: one row per model, costs also as shares of the first row's. A column that is empty in every row is
+    left out.
 
     Args:
         table (`list[dict]`): `name`, `params`, `macs`, `top1`, `top5` (or None) each; `latency` and `throughput` where
@@ -125,28 +146,18 @@ def results_table(table: list[Row], origin: str = "") -> str:
         origin (`str`): Said of the original, if it is no published checkpoint.
     """
     batch = next((row["throughput"]["batch_size"] for row in table if "throughput" in row), None)
-    lines = [
-        "| model | parameters | GMACs | top-1 | top-5 | latency (1 image) | throughput"
-        + (" |" if batch is None else f" ({batch} images) |"),
-        "|---|---|---|---|---|---|---|",
-        *(_line(row, table[0], origin) for row in table),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _line(row: Row, first: Row, origin: str) -> str:
-    name = f"{row['name']} ({origin})" if origin and row["name"] == "original" else row["name"]
-    costs = [f"{row['params']:,} ({row['params'] / first['params']:.0%})"]
-    costs += [f"{row['macs'] / 1e9:.4g} ({row['macs'] / first['macs']:.0%})"]
-    accuracies = ["" if row[key] is None else f"{row[key]:.2%}" for key in ("top1", "top5")]
-    return "| " + " | ".join([name, *costs, *accuracies, _latency(row), _throughput(row)]) + " |"
-
-
-def _latency(row: Row) -> str:
-    if "latency" not in row:
-        return ""
-    timing = row["latency"]["latency"]
-    return f"{timing['median_ms']:.1f} ms ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f})"
+    columns = {
+        "model": [
+            f"{row['name']} ({origin})" if origin and row["name"] == "original" else row["name"] for row in table
+        ],
+        "parameters": [f"{row['params']:,} ({row['params'] / table[0]['params']:.0%})" for row in table],
+        "GMACs": [f"{row['macs'] / 1e9:.4g} ({row['macs'] / table[0]['macs']:.0%})" for row in table],
+    }
+    for head, key in (("top-1", "top1"), ("top-5", "top5")):
+        columns[head] = ["" if row[key] is None else f"{row[key]:.2%}" for row in table]
+    columns["latency (1 image)"] = [tables.latency(row["latency"]) if "latency" in row else "" for row in table]
+    columns[f"throughput ({batch} images)"] = [_throughput(row) for row in table]
+    return tables.table(columns) + "\n"
 
 
 def _throughput(row: Row) -> str:
@@ -154,14 +165,14 @@ def _throughput(row: Row) -> str:
 
 
 def speed_line(table: list[Row]) -> str:
-    """What the cut is worth on this machine: MACs, latency and throughput, each as how many times less or more."""
+    """What the cut is worth on this machine: the share of MACs that is left, and the speed, alone and in batches."""
     first, last = table[0], table[-1]
     if first is last or "latency" not in last:
         return ""
     return (
-        f"\n{last['name']} beside {first['name']}: {first['macs'] / last['macs']:.2f}× fewer MACs, "
-        f"{1 / last['latency']['ratio']:.2f}× the speed on one image, "
-        f"{1 / last['throughput']['ratio']:.2f}× the throughput at {last['throughput']['batch_size']} images.\n"
+        f"\n{last['name']} against {first['name']}: {last['macs'] / first['macs']:.0%} of the MACs; "
+        f"{tables.speed(last['latency']['ratio'])} on one image, "
+        f"{tables.speed(last['throughput']['ratio'])} in batches of {last['throughput']['batch_size']}.\n"
     )
 
 

@@ -90,9 +90,9 @@ def extract(run: OfbRun) -> None:
 def finetune(run: OfbRun) -> None:
     """`finetuned/`: the found model retrained; where there is none, the model that the run starts from (transfer)."""
     args = run.recipe.finetune
-    model = run.newest("subnet", "searched")
+    found = run.saved("subnet", "searched")
     model = finetune_classifier(
-        model,
+        run.original() if found is None else found,
         run.train_loader,
         args,
         run.folder / "finetune",
@@ -104,9 +104,12 @@ def finetune(run: OfbRun) -> None:
 
 
 def measure(run: OfbRun) -> None:
-    """`measurement.json`: size, work, latency, throughput and peak memory of the furthest model of the run."""
-    args, model = run.recipe.measure, run.newest("finetuned", "subnet", "searched")
-    write_measurement(run, args, model)
+    """`measurement.json`: size, work, latency, throughput and peak memory of the furthest model of the run, or of the
+    checkpoint as it is, with all its labels: no data is needed."""
+    args, model = run.recipe.measure, run.saved("finetuned", "subnet", "searched", "pretrained")
+    if model is None and run.recipe.pretrain.enabled:
+        raise ValueError(f"There is no model in {run.folder} to measure yet: `supersam-hf ofb pretrain` makes one.")
+    write_measurement(run, args, run.checkpoint() if model is None else model)
 
 
 def _teacher(run: OfbRun, name: str | None) -> Any | None:

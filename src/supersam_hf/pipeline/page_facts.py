@@ -121,7 +121,7 @@ def _headline(rows: list[dict[str, Any]]) -> str:
         f"{QUALITIES[key]} {_quality(key, found[key])} (original {_quality(key, original[key])})"
     )
     if "latency" in found and "latency" in original:
-        text += f"; {1 / found['latency']['ratio']:.2f}× its speed on this machine"
+        text += f"; {tables.speed(found['latency']['ratio'])} on this machine"
     return text + "."
 
 

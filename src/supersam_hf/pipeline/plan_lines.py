@@ -1,7 +1,6 @@
 """What a dry run of either method tells alike: images, stages, steps, checkpoints, memory."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,59 +8,58 @@ import torch
 
 from ..measure.hardware import hardware
 from ..measure.training_memory import TrainingMemory
-from ..processes import join_processes
 from ..recipe import RunRecipe
 from ..training.arguments import EngineArguments
 from .folder import RunFolder
+from .preflight import unopened
+from .preflight_data import Part, Split
 from .runner import Stage, is_done
+from .split_sizes import rows_left, rows_of
 
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images of the two splits; None where that cannot be told.
-
-    Args:
-        train (`int` or None): Of the training split, those held out included.
-        eval (`int` or None): Of the evaluation split.
-        note (`str`): What these numbers are, where they were not counted.
-    """
-
-    train: int | None
-    eval: int | None
-    note: str = ""
+# Of more classes, so many are named.
+SHOWN_CLASSES = 20
 
 
 def planned(run_class: Any, recipe: RunRecipe) -> Any:
     """A run of this class that makes no folder. One that is there is opened as a real run would: begun from another
     model it is refused."""
-    if (Path(recipe.output_dir) / "start.json").exists():
-        return run_class(recipe)
-    run = run_class.__new__(run_class)
-    run.recipe, run.folder, run.state = recipe, Path(recipe.output_dir), join_processes()
-    return run
+    there = (Path(recipe.output_dir) / "start.json").exists()
+    return run_class(recipe) if there else unopened(run_class, recipe)
 
 
-def image_lines(images: Images, held_out: int) -> list[str]:
-    """Sizes of the splits."""
-    left = None if images.train is None else max(0, images.train - held_out)
-    lines = [
-        f"  to train on    {_count(left)}, and {held_out:,} held out",
-        f"  to evaluate on {_count(images.eval)}",
-    ]
-    return lines + ([f"  ({images.note})"] if images.note else [])
+def image_lines(splits: Mapping[Part, Split], parts: Collection[Part], args: Any, held_out: int) -> list[str]:
+    """Sizes of the splits that are read, and where they could not be counted.
+
+    Args:
+        args: The `data` section of a recipe.
+    """
+    lines = []
+    if "train" in parts:
+        lines.append(f"  to train on    {_count(rows_left(splits, args, held_out))}, and {held_out:,} held out")
+    if "eval" in parts:
+        lines.append(f"  to evaluate on {_count(rows_of(splits, 'eval', args))}")
+    missing = [f"`data.{part}_split`" for part in parts if part not in splits or splits[part].rows is None]
+    return lines + ([f"  (not counted, but by what the recipe asks for: {', '.join(missing)})"] if missing else [])
+
+
+def class_line(names: Sequence[str], labels: Sequence[int] | None, checkpoint: Mapping[int, str] | None) -> str:
+    """The classes of the data, with the labels of the checkpoint that are called otherwise; of many, the first."""
+    shown = [_class(i, name, labels, checkpoint) for i, name in enumerate(names[:SHOWN_CLASSES])]
+    more = f", and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
+    return f"  {len(names):,} classes: {', '.join(shown)}{more}"
+
+
+def _class(index: int, name: str, labels: Sequence[int] | None, checkpoint: Mapping[int, str] | None) -> str:
+    if labels is None or checkpoint is None or checkpoint[labels[index]] == name:
+        return name
+    return f"{name} (the checkpoint's {labels[index]}, {checkpoint[labels[index]]!r})"
 
 
 def stage_lines(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
     """Which stages would run, and which are done."""
     return [f"  {name:<15} {_stage(run, name, stage, name in off)}" for name, stage in stages.items()]
-
-
-def undone(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
-    """The stages that would run."""
-    return [name for name, stage in stages.items() if _stage(run, name, stage, name in off).startswith("to do")]
 
 
 def _stage(run: RunFolder, name: str, stage: Stage, off: bool) -> str:
@@ -136,8 +134,8 @@ def _count(images: int | None) -> str:
 
 
 __all__ = [
-    "Images",
     "checkpoint_lines",
+    "class_line",
     "device_line",
     "image_lines",
     "memory_lines",
@@ -145,5 +143,4 @@ __all__ = [
     "size",
     "stage_lines",
     "training_lines",
-    "undone",
 ]

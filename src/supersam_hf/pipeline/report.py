@@ -16,6 +16,7 @@ from .. import __version__
 from ..elastic.cost import count_macs, count_parameters
 from ..evaluation import SubnetEvaluator, box_baseline
 from ..files import fingerprint, write_json
+from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
@@ -23,9 +24,9 @@ from ..search.pareto import named_front
 from ..training.milestone import read_milestone
 from .context import Run, stands_alone
 from .costs import run_costs
-from .folder import image_counts
 from .journal import TOGETHER, Journal
 from .overlays import overlay_samples
+from .run_record import known_images
 from .runner import on_main_process
 
 
@@ -147,6 +148,7 @@ def report(run: Run) -> None:
 
 def _report(run: Run, table: list[Row], before: list[Row], rows: Mapping[str, Entry]) -> None:
     if run.recipe.measure.enabled:
+        _write_numbers(run, table, before)  # what timing ends, or kills, has cost more than it
         _add_latencies(run, table, rows)
     _write(run, table, before)
     models = {name: rows[name] for name in ("original", "found")}
@@ -176,11 +178,23 @@ def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> Non
 
 
 def _write(run: Run, table: list[Row], before: list[Row]) -> None:
+    """The numbers first, then what is made of them: nothing that was computed is lost where a figure fails."""
+    _write_numbers(run, table, before)
+    text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
+    (run.folder / "results.md").write_text(text)
+    if run.recipe.data.prompt == "box":
+        text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
+        (run.folder / "results.md").write_text(text)
+    print(text)
+    untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
+    plot_pareto([*table, *untrained], run.folder / "pareto.png")
+
+
+def _write_numbers(run: Run, table: list[Row], before: list[Row]) -> None:
+    """`results.json` and `results.csv`."""
     run.meter.flush()  # the costs below hold this stage's own, so far
-    ran_on = hardware(run.state.device)
-    data = image_counts(run.train_loader.dataset, run.eval_loader.dataset)
-    results: dict[str, Any] = {"recipe": asdict(run.recipe), "hardware": ran_on}
-    results |= {"versions": {"supersam_hf": __version__}, "data": data, "rows": table, "before": before}
+    results: dict[str, Any] = {"recipe": asdict(run.recipe), "hardware": hardware(run.state.device)}
+    results |= {"versions": {"supersam_hf": __version__}, "data": known_images(run), "rows": table, "before": before}
     results |= {"costs": run_costs(run.folder), "milestone": read_milestone(run.folder / "milestone.json")}
     write_json(run.folder / "results.json", results)
     keys = [key for key in table[0] if key not in ("latency", "subnet", "weights")]
@@ -188,45 +202,50 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
         writer = csv.DictWriter(file, keys, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(table)
-    text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
-    if run.recipe.data.prompt == "box":
-        text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
-    (run.folder / "results.md").write_text(text)
-    untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
-    plot_pareto([*table, *untrained], run.folder / "pareto.png")
-    print(text)
 
 
 def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:
-    """Markdown: the named rows, and the sampled ones as mean ± standard deviation over subnets."""
-    lines = [
-        "| model | parameters | GMACs (encoder) | mIoU | before training | best of 3 | predicted pick | latency |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Markdown: the named rows, and the sampled ones as mean ± standard deviation over subnets. A column that is empty
+    in every row is left out; what the others mean stands below them."""
     was = {row["name"]: row["miou"] for row in before if row["kind"] != "original"}
     original = next(row for row in table if row["kind"] == "original")
-    for row in table:
-        if row["kind"] != "sampled":
-            lines.append(_line(row, was.get(row["name"]), original, origin))
+    rows = [_cells(row, was.get(row["name"]), original, origin) for row in table if row["kind"] != "sampled"]
     now, then = ([row["miou"] for row in rows if row["kind"] == "sampled"] for rows in (table, before))
     if len(now) > 1:
-        lines.append(f"| {len(now)} sampled (mean ± sd) | | | {_spread(now)} | {_spread(then)} | | | |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            {"model": f"{len(now)} sampled (mean ± sd)", "mIoU": _spread(now), "before training": _spread(then)}
+        )
+    columns = {name: [row.get(name, "") for row in rows] for name in COLUMNS}
+    shown = [f"*{name}*: {text}" for name, text in COLUMNS.items() if text and any(columns[name])]
+    return tables.table(columns) + "\n" + (f"\n{'; '.join(shown)}.\n" if shown else "")
 
 
-def _line(row: Row, was: float | None, original: Row, origin: str) -> str:
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.4f}"
+# What is not said by its name.
+COLUMNS = {
+    "model": "",
+    "parameters": "",
+    "GMACs (encoder)": "",
+    "mIoU": "",
+    "before training": "mIoU of the same subnet before the supernet was trained",
+    "best of 3": "mIoU of the best of the three masks that SAM offers for a prompt",
+    "predicted pick": "mIoU of the one of them that the model itself ranks highest",
+    "latency": "median, in brackets the 10th to 90th percentile",
+    "speed": "against the original",
+}
 
-    latency = ""
+
+def _cells(row: Row, was: float | None, original: Row, origin: str) -> dict[str, str]:
+    """A row of the table by its columns."""
+    numbers = {"mIoU": row["miou"], "before training": was}
+    numbers |= {"best of 3": row["miou_oracle"], "predicted pick": row["miou_predicted"]}
+    cells = {name: "" if value is None else f"{value:.4f}" for name, value in numbers.items()}
+    cells["model"] = f"{row['name']} ({origin})" if origin and row["kind"] == "original" else row["name"]
+    cells["parameters"] = f"{row['params']:,} ({row['params'] / original['params']:.0%})"
+    cells["GMACs (encoder)"] = f"{row['macs'] / 1e9:.3f}"
     if "latency" in row:
-        timing = row["latency"]["latency"]
-        ratio = "" if row["kind"] == "original" else f", {row['latency']['ratio']:.2f}×"
-        latency = f"{timing['median_ms']:.1f} ms ({timing['p10_ms']:.1f} to {timing['p90_ms']:.1f}{ratio})"
-    name = f"{row['name']} ({origin})" if origin and row["kind"] == "original" else row["name"]
-    size = f"{row['params']:,} ({row['params'] / original['params']:.0%})"
-    quality = [number(row["miou"]), number(was), number(row["miou_oracle"]), number(row["miou_predicted"])]
-    return "| " + " | ".join([name, size, f"{row['macs'] / 1e9:.3f}", *quality, latency]) + " |"
+        cells["latency"] = tables.latency(row["latency"])
+        cells["speed"] = "" if row["kind"] == "original" else tables.speed(row["latency"]["ratio"])
+    return cells
 
 
 def _spread(values: list[float]) -> str:

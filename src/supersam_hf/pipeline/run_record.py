@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..data.fingerprint import data_fingerprint, data_stamp
+from ..data.fingerprint import Part, data_fingerprint, data_stamp
 from ..files import flattened, write_json
 from ..interruption import Interrupted
 from ..measure import hardware
@@ -34,19 +34,19 @@ PACKAGES = (
 
 
 @contextmanager
-def sitting(run: RunFolder, given: str | None = None, *, reads_data: bool = True) -> Iterator[None]:
+def sitting(run: RunFolder, given: str | None = None, *, reads: Sequence[Part] = ("train", "eval")) -> Iterator[None]:
     """Writes `run.json` as a sitting begins, and completes it as it ends; one that was killed has no end there. No
     other process may write to the folder meanwhile.
 
     Args:
         given (`str`, *optional*): The values that the run is begun with, see [`RunFolder.writing`].
-        reads_data (`bool`): Whether it needs the data; if not, the record keeps what it says of them.
+        reads (`Sequence[str]`): The splits of the data that it needs; of none, the record keeps what it says of them.
 
     Raises:
         ValueError: If the `run.json` that is there cannot be read, or another process writes to the folder.
     """
     with run.writing(given):
-        record = on_main(run.state, lambda: _begin(run, reads_data))
+        record = on_main(run.state, lambda: _begin(run, reads))
         outcome = "failed"
         try:
             yield
@@ -59,15 +59,15 @@ def sitting(run: RunFolder, given: str | None = None, *, reads_data: bool = True
                 _end(run, record, outcome)
 
 
-def _begin(run: RunFolder, reads_data: bool) -> dict[str, Any]:
+def _begin(run: RunFolder, reads: Sequence[Part]) -> dict[str, Any]:
     before = read_record(run.folder)
-    record = begun(before, present(run, before, reads_data))
+    record = begun(before, present(run, before, reads))
     write_json(run.folder / FILE, record)
     return record
 
 
 def _end(run: RunFolder, record: dict[str, Any], outcome: str) -> None:
-    record["images"] = record["images"] | _images(run)
+    record["images"] = record["images"] | read_images(run)
     record["sittings"][-1] |= {"ended": _now(), "outcome": outcome}
     try:
         write_json(run.folder / FILE, record)
@@ -114,13 +114,13 @@ def begun(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     return {**now, "images": before["images"], "sittings": [*before["sittings"], sitting]}
 
 
-def present(run: RunFolder, before: dict[str, Any] | None, reads_data: bool) -> dict[str, Any]:
+def present(run: RunFolder, before: dict[str, Any] | None, reads: Sequence[Part]) -> dict[str, Any]:
     """What a sitting runs with; data that were not touched since the record `before` are not looked through again."""
     recipe: Any = run.recipe
     was = {} if before is None else {key: before.get(key) for key in ("data", "data_stamp")}
-    stamp = data_stamp(recipe.data) if reads_data else was.get("data_stamp")
-    known = was.get("data") if not reads_data or stamp is not None and stamp == was.get("data_stamp") else None
-    data = data_fingerprint(recipe.data) if known is None and reads_data else known or {}
+    stamp = data_stamp(recipe.data) if reads else was.get("data_stamp")
+    known = was.get("data") if not reads or stamp is not None and stamp == was.get("data_stamp") else None
+    data = data_fingerprint(recipe.data, reads[0]) if known is None and reads else known or {}
     return {
         "versions": versions(),
         "git": git_revision(Path(__file__).parents[1] / "__init__.py"),
@@ -162,15 +162,20 @@ def _git(file: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _images(run: RunFolder) -> dict[str, int]:
-    """How many images the sitting trained and evaluated on, where it read them."""
+def read_images(run: RunFolder) -> dict[str, int]:
+    """How many images this sitting trained and evaluated on, where it read them."""
     loaders = vars(run)  # cached properties are there once they were asked for
     train, evaluation = (loaders.get(name) for name in ("train_loader", "eval_loader"))
     return image_counts(train and train.dataset, evaluation and evaluation.dataset)
+
+
+def known_images(run: RunFolder) -> dict[str, int]:
+    """The same with what earlier sittings read; nothing is opened for it."""
+    return ((read_record(run.folder) or {}).get("images") or {}) | read_images(run)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["FILE", "git_revision", "read_json", "read_record", "sitting", "versions"]
+__all__ = ["FILE", "git_revision", "known_images", "read_json", "read_record", "sitting", "versions"]

@@ -11,15 +11,17 @@ from accelerate import PartialState
 from transformers import AutoImageProcessor
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
+from ..data.arguments import DataArguments
 from ..data.image_dataset import processor_side
-from ..data.label_maps import load_label_maps
+from ..data.label_maps import Labelled, find_layout, load_label_maps
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
+from ..elastic.cost import count_parameters
 from ..files import write_json
 from ..hub.folder import export
 from ..lock import sole_writer
-from ..models.ofb_vit import OfbViTForSemanticSegmentation
+from ..models.ofb_vit import OfbViTConfig, OfbViTForSemanticSegmentation
 from ..processes import join_processes
 from ..segmentation import evaluate_segmenter
 from ..segmenter_recipe import SegmenterRecipe
@@ -27,7 +29,10 @@ from ..spread import on_main
 from ..training.engine import Engine
 from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
-from .plan_lines import Images, checkpoint_lines, image_lines, training_lines
+from .plan_lines import checkpoint_lines, class_line, image_lines, training_lines
+from .preflight import Problems, bytes_ahead, check_output, check_trainings, refuse, refuse_plan
+from .preflight_data import Part, Split, prompted_splits
+from .preflight_model import check_backbone, model_type
 from .segmenter_report import report
 
 
@@ -40,7 +45,7 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
     report on it.
 
     Raises:
-        ValueError: If model or data are not there or do not fit, or the run's folder is of another recipe.
+        ValueError: If the run's folder is of another recipe; before anything is done, naming all that does not fit.
     """
     state, folder = join_processes(), Path(recipe.output_dir)
     with ExitStack() as stack:
@@ -49,9 +54,15 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
 
 
 def _run(recipe: SegmenterRecipe, state: PartialState, folder: Path) -> dict[str, Any]:
-    training, evaluation = datasets(recipe, folder)
     saved = folder / "segmenter"
-    if not (saved / "config.json").is_file():
+    there = (saved / "config.json").is_file()
+    if there:
+        _check_same(recipe, folder)
+    found, problems = look(recipe, there)
+    refuse(problems)
+    evaluation = _dataset(recipe, found["eval"], folder, training=False)
+    if not there:
+        training = _dataset(recipe, found["train"], folder, training=True)
         model = new_segmenter(recipe, training.label_names).to(state.device)
         loader = build_loader(
             training,
@@ -73,8 +84,6 @@ def _run(recipe: SegmenterRecipe, state: PartialState, folder: Path) -> dict[str
             write_json(folder / "recipe.json", asdict(recipe))
             export(model, saved, processor=published_processor(training.image_processor))
         state.wait_for_everyone()
-    else:
-        _check_same(recipe, folder)
     model = OfbViTForSemanticSegmentation.from_pretrained(saved).to(state.device).eval()
     if not state.is_main_process:
         return {}
@@ -85,22 +94,78 @@ def tell_plan(recipe: SegmenterRecipe) -> None:
     """Prints what a run would do; nothing is written.
 
     Raises:
-        ValueError: As [`run_segmenter`].
+        ValueError: After what is known is told, if the run would fail: naming each reason.
     """
     folder = Path(recipe.output_dir)
-    training, evaluation = datasets(recipe, folder)
-    model = new_segmenter(recipe, training.label_names)
-    size = sum(p.numel() for p in model.parameters())
     there = (folder / "segmenter" / "config.json").is_file()
+    found, problems = look(recipe, there)
+    splits = {part: Split(len(labelled.rows)) for part, labelled in found.items()}
     lines = ["supersam-hf segment, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
-    lines += [*image_lines(Images(len(training), len(evaluation)), 0), f"  {len(training.label_names)} classes", ""]
-    lines += [f"model: {recipe.model.name}, SETR-{recipe.model.segmentation_head}, {model.config.image_size} px"]
-    lines += [f"  {size:,} parameters, auxiliary heads included", ""]
-    steps = training_lines(
-        "segment", recipe.train, recipe.data.batch_size, len(training), PartialState().num_processes
-    )
-    made = [f"{folder}/segmenter is there: it would be evaluated alone"]
-    print("\n".join([*lines, *(made if there else [*steps, *checkpoint_lines(4 * size, 4 * size, recipe.train)])]))
+    lines += image_lines(splits, parts_read(there), recipe.data, 0)
+    names = next((labelled.label_names for labelled in found.values()), None)
+    lines += [] if names is None else [class_line(names, None, None)]
+    lines += ["", *([f"{folder}/segmenter is there: it would be evaluated alone"] if there else [])]
+    if names is not None and not problems and not there:
+        model = new_segmenter(recipe, names)
+        size = sum(p.numel() for p in model.parameters())
+        lines += [f"model: {recipe.model.name}, SETR-{recipe.model.segmentation_head}, {model.config.image_size} px"]
+        lines += [f"  {size:,} parameters, auxiliary heads included", ""]
+        rows, world = splits["train"].rows, PartialState().num_processes
+        lines += training_lines("segment", recipe.train, recipe.data.batch_size, rows, world)
+        lines += checkpoint_lines(4 * size, 4 * size, recipe.train)
+    print("\n".join(lines), flush=True)
+    refuse_plan(problems)
+
+
+def parts_read(there: bool) -> list[Part]:
+    """The splits that a run reads; a segmenter that is there is evaluated alone."""
+    return ["eval"] if there else ["train", "eval"]
+
+
+def look(recipe: SegmenterRecipe, there: bool) -> tuple[dict[Part, Labelled], Problems]:
+    """The labelled images that a run reads, and every reason why it would fail.
+
+    Args:
+        there (`bool`): Whether its segmenter was trained already.
+    """
+    problems, data = Problems(), recipe.data
+    found: dict[Part, Labelled] = {}
+    kind = model_type("model.name", recipe.model.name, recipe.model.revision, problems)
+    if kind is not None and not check_backbone(kind, problems):
+        return found, problems
+    check_trainings({} if there else {"train": recipe.train}, problems)
+    if kind is not None:
+        _check_model(recipe, there, problems)
+    missing = Problems()
+    if data.source and find_layout(data) == "foreground":  # what is not there is told before anything is converted
+        shared = ("source", "config_name", "revision", "train_split", "eval_split")
+        prompted_splits(DataArguments(**{name: getattr(data, name) for name in shared}), parts_read(there), missing)
+    problems.extend(missing)
+    for part in () if missing else parts_read(there):
+        with problems.of(f"data.{part}_split"):
+            found[part] = load_label_maps(data, part)
+    names = [labelled.label_names for labelled in found.values()]
+    if there and names:
+        own: Any = OfbViTConfig.from_pretrained(Path(recipe.output_dir) / "segmenter")
+        names.append(list(own.id2label.values()))
+    if any(other != names[0] for other in names):
+        counts = " and ".join(str(len(some)) for some in names)
+        problems.add("data.label_names", f"the classes of training and evaluation differ ({counts}): name them.")
+    return found, problems
+
+
+def _check_model(recipe: SegmenterRecipe, there: bool, problems: Problems) -> None:
+    """The input is a whole number of patches; there is room for checkpoints."""
+    args, folder = recipe.model, Path(recipe.output_dir)
+    hub: dict[str, Any] = {} if args.revision is None else {"revision": args.revision}
+    with problems.of("model.name"):
+        config: Any = OfbViTConfig.from_pretrained(str(args.name), **hub)
+        side, patch = args.image_size, config.patch_size
+        if side is not None and (side < patch or side % patch):
+            problems.add("model.image_size", f"must be a multiple of the patch size {patch}, got {side}.")
+        weights = 4 * count_parameters(config)
+        ahead = {} if there else {"train": (weights, recipe.train)}
+        check_output(folder, bytes_ahead(weights, ahead, folder), problems)
 
 
 def published_processor(processor: Any) -> SegformerImageProcessorPil:
@@ -115,25 +180,14 @@ def published_processor(processor: Any) -> SegformerImageProcessorPil:
     )
 
 
-def datasets(recipe: SegmenterRecipe, folder: Path) -> tuple[SemanticDataset, SemanticDataset]:
-    """Training and evaluation data, with the processor of the backbone.
-
-    Raises:
-        ValueError: If their classes differ.
-    """
+def _dataset(recipe: SegmenterRecipe, labelled: Labelled, folder: Path, *, training: bool) -> SemanticDataset:
+    """A split with the processor of the backbone."""
     hub = {} if recipe.model.revision is None else {"revision": recipe.model.revision}
     processor: Any = AutoImageProcessor.from_pretrained(recipe.model.name, trust_remote_code=False, **hub)
     if recipe.model.image_size is not None:
         processor = resized_processor(processor, recipe.model.image_size)
     log = SkipLog(folder / "skipped.jsonl") if recipe.data.on_error == "skip" else None
-    train, evaluation = (load_label_maps(recipe.data, part) for part in ("train", "eval"))  # type: ignore[arg-type]
-    if train.label_names != evaluation.label_names:
-        raise ValueError(
-            f"`data.train_split` and `data.eval_split` have different classes ({len(train.label_names)} and "
-            f"{len(evaluation.label_names)}): give `data.label_names`."
-        )
-    first = SemanticDataset(train, processor, recipe.data, training=True, skip_log=log)
-    return first, SemanticDataset(evaluation, processor, recipe.data, training=False, skip_log=log)
+    return SemanticDataset(labelled, processor, recipe.data, training=training, skip_log=log)
 
 
 def new_segmenter(recipe: SegmenterRecipe, label_names: list[str]) -> OfbViTForSemanticSegmentation:
@@ -169,4 +223,4 @@ def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
         )
 
 
-__all__ = ["datasets", "new_segmenter", "published_processor", "run_segmenter", "tell_plan"]
+__all__ = ["look", "new_segmenter", "published_processor", "run_segmenter", "tell_plan"]

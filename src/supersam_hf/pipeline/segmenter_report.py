@@ -14,6 +14,7 @@ from ..data.semantic import SemanticDataset
 from ..data.source import UnreadableError
 from ..elastic.cost import count_macs
 from ..files import fingerprint, write_json
+from ..hub import tables
 from ..hub.card import model_card
 from ..hub.readme import signed
 from ..measure import hardware, measure_latency
@@ -39,16 +40,18 @@ def report(recipe: SegmenterRecipe, model: Any, evaluation: SemanticDataset, fol
         "versions": {"supersam_hf": __version__},
         "recipe": asdict(recipe),
     }
+    # at once: what timing or a figure ends has cost more than it
+    write_json(folder / "results.json", results)
     if recipe.repeats:
         results["latency"] = asdict(_latency(model, recipe.repeats))
-    write_json(folder / "results.json", results)
+        write_json(folder / "results.json", results)
     text = table(results, found)
     (folder / "results.md").write_text(text)
+    print(text)
     plot_segmentation(_samples(model, evaluation, recipe.stride), evaluation.label_names, folder / "overlays.png")
     shutil.copyfile(folder / "overlays.png", folder / "segmenter" / "overlays.png")
     card = model_card(segmenter_facts(recipe, results, model.config, folder))
     (folder / "segmenter" / "README.md").write_text(signed(card), encoding="utf-8")
-    print(text)
     return results
 
 
@@ -83,19 +86,15 @@ def _samples(model: Any, dataset: SemanticDataset, stride: float) -> list[dict[s
 
 def table(results: dict[str, Any], found: SegmentationResult) -> str:
     """Markdown: sizes and metrics, then the IoU of each class."""
-    latency = f"{results['latency']['median_ms']:.1f} ms" if "latency" in results else ""
-    lines = [
-        "| parameters | GMACs of the backbone | mIoU | mAcc | aAcc | one window |",
-        "|---|---|---|---|---|---|",
-        f"| {results['parameters']:,} | {results['backbone_macs'] / 1e9:.4g} | {found.miou:.2%} | {found.macc:.2%} | "
-        f"{found.aacc:.2%} | {latency} |",
-        "",
-        "| class | IoU |",
-        "|---|---|",
-    ]
-    ious = zip(results["label_names"], found.class_ious)
-    lines += [f"| {name} | {'' if iou is None else f'{iou:.2%}'} |" for name, iou in ious]
-    return "\n".join(lines) + "\n"
+    columns = {
+        "parameters": f"{results['parameters']:,}",
+        "GMACs of the backbone": f"{results['backbone_macs'] / 1e9:.4g}",
+    }
+    columns |= {"mIoU": f"{found.miou:.2%}", "mAcc": f"{found.macc:.2%}", "aAcc": f"{found.aacc:.2%}"}
+    columns["one window"] = f"{results['latency']['median_ms']:.1f} ms" if "latency" in results else ""
+    ious = ["none in the data" if iou is None else f"{iou:.2%}" for iou in found.class_ious]
+    classes = tables.table({"class": results["label_names"], "IoU": ious})
+    return f"{tables.table({head: [cell] for head, cell in columns.items()})}\n\n{classes}\n"
 
 
 __all__ = ["report", "table"]

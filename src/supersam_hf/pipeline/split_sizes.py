@@ -1,41 +1,33 @@
-"""How many images a recipe would train and evaluate on, without reading or converting them."""
+"""How many images a recipe would train and evaluate on: counted, or by what it asks for of data that are not here."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from ..data import open_source
-from ..data.arguments import DataArguments
 from ..data.splits import split_slice
-from .plan_lines import Images
+from .preflight_data import Part, Split
 
 
-Part = Literal["train", "eval"]
 # Stands for the length of a split that is not here: longer than any absolute slice asks for.
 ENDLESS = 10**12
 
 
-def prompted_images(args: DataArguments) -> Images:
-    """Images of the segmentation splits: by listing where the data is here, else by what their slices ask for."""
-    if "shapes" in (args.source, args.format):
-        counts = (args.shapes_train_images, args.max_train_images), (args.shapes_eval_images, args.max_eval_images)
-        train, evaluation = (count if limit is None else min(count, limit) for count, limit in counts)
-        return Images(train, evaluation)
-    return counted(args, lambda part: len(open_source(args, part)))
+def rows_of(splits: Mapping[Part, Split], part: Part, args: Any) -> int | None:
+    """Images of a split: those that are there, else what its slice asks for; None where neither tells.
+
+    Args:
+        args: The `data` section of a recipe.
+    """
+    if part in splits and splits[part].rows is not None:
+        return splits[part].rows
+    if part == "train":
+        return asked_for(args.train_split, args.max_train_images)
+    return asked_for(args.eval_split, args.max_eval_images)
 
 
-def counted(args: Any, count: Callable[[Part], int]) -> Images:
-    """Images of both splits, each by `count` or, where that says that there is nothing, by its slice."""
-    found: dict[Part, int | None] = {}
-    missing: list[str] = []
-    for part in ("train", "eval"):
-        try:
-            found[part] = count(part)
-        except (OSError, ValueError) as error:  # not here, or of another layout: a dry run goes on
-            missing.append(str(error).splitlines()[0])
-            split = args.train_split if part == "train" else args.eval_split
-            found[part] = asked_for(split, args.max_train_images if part == "train" else args.max_eval_images)
-    by = "by the recipe, not counted: " if any(found.values()) else "not counted: "
-    return Images(found["train"], found["eval"], by + missing[0] if missing else "")
+def rows_left(splits: Mapping[Part, Split], args: Any, held_out: int) -> int | None:
+    """Training images without those that are held out."""
+    rows = rows_of(splits, "train", args)
+    return None if rows is None else max(0, rows - held_out)
 
 
 def asked_for(split: str, limit: int | None) -> int | None:
@@ -56,4 +48,4 @@ def asked_for(split: str, limit: int | None) -> int | None:
     return length if limit is None else min(length, limit)
 
 
-__all__ = ["asked_for", "counted", "prompted_images"]
+__all__ = ["asked_for", "rows_left", "rows_of"]

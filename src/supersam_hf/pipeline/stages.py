@@ -17,6 +17,7 @@ from ..search import Objective, SearchResult, run_search
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
+from .budget import check_budget
 from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
 from .measurement import write_measurement
@@ -71,9 +72,14 @@ def _write_ranking(run: Run, ranking: LayerRanking) -> None:
 
 
 def reorder(run: Run) -> None:
-    """`reordered/`: the original with its elastic channels sorted, and the elastic space in its config."""
+    """`reordered/`: the original with its elastic channels sorted, and the elastic space in its config.
+
+    Raises:
+        ValueError: If no subnet of the space, with the prunable layers that were ranked, keeps the search's budget.
+    """
     args, model = run.recipe.reorder, run.original()
     space = run.space(model)
+    check_budget(model.config, space, run.recipe.search.budget)
     images = calibration_images(run.calibration_loader(), args.num_images) if args.method == "wanda" else ()
     reorder_channels(model, space, args.method, images, combine=args.combine)
     run.save_model(model, "reordered", space)

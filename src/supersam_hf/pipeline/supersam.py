@@ -1,13 +1,16 @@
 """The verbs and the pipeline of SuperSAM: which stages there are, in which order."""
 
 from ..recipe import Recipe
+from ..spread import on_main
 from . import report, stages
 from .adapt import adapt
 from .bimask import bimask
 from .context import Run
 from .page import write_page
+from .preflight import refuse, unopened
 from .run_record import sitting
 from .runner import Stage, on_main_process, run_stage, run_stages, stage_record
+from .supersam_preflight import parts_read, preflight
 
 
 STAGES = {
@@ -56,12 +59,23 @@ LATER = {
 def run_verb(
     verb: str, recipe: Recipe, *, redo: str | None = None, subnet: str = "", given: str | None = None
 ) -> None:
-    """Runs one verb of the command line; `given` are its values as YAML, for the run's folder."""
+    """Runs one verb of the command line; `given` are its values as YAML, for the run's folder.
+
+    Raises:
+        ValueError: Before anything is done, naming everything that is known to fail.
+    """
+    check(verb, recipe, redo)
     run = Run(recipe)
-    with sitting(run, given, reads_data=verb not in ("extract", "measure")):
+    with sitting(run, given, reads=parts_read(STAGES if verb == "run" else [verb])):
         _run_verb(run, verb, redo, subnet)
     if verb == "run":
         on_main_process(run, lambda run: print(f"the run on one page: {write_page(run.folder)}"))
+
+
+def check(verb: str, recipe: Recipe, redo: str | None = None) -> None:
+    """Raises `ValueError` on all processes, naming everything that is known to fail; nothing is written."""
+    run: Run = unopened(Run, recipe)
+    on_main(run.state, lambda: refuse(preflight(verb, run, STAGES, switched_off(recipe), redo).problems))
 
 
 def _run_verb(run: Run, verb: str, redo: str | None, subnet: str) -> None:

@@ -123,6 +123,35 @@ def _check_number(name: str, value: Any, least: float, optional: bool) -> None:
         raise ValueError(f"`{name}` of an evaluation must be a finite number{positive}, got {value!r}.")
 
 
+def check_goal(goal: str, budget: Budget) -> None:
+    """Raise `ValueError` for a goal that is none, or that lacks the quality to reach."""
+    if goal not in GOALS:
+        raise ValueError(f"`goal` is {goal!r}; it may be one of {list(GOALS)}.")
+    if goal != "quality" and budget.min_quality is None:
+        raise ValueError(f'`goal` "{goal}" needs `min_quality`: without it the smallest subnet is the answer.')
+
+
+def unmet(
+    space: ElasticSpace, limits: Budget, params: Callable[[Subnet], int], macs: Callable[[Subnet], int]
+) -> dict[str, str]:
+    """The limits that no subnet of a space keeps, told in closed form: by the name of each, why.
+
+    Args:
+        limits (`Budget`): Resolved, so without fractions.
+        params, macs (`Callable[[Subnet], int]`): Costs of a subnet.
+    """
+    reasons = {}
+    for name, cost in (("max_params", params), ("max_macs", macs)):
+        allowed, least, most = limits.to_dict()[name], cost(space.smallest()), cost(space.largest())
+        if allowed is not None and least > allowed:
+            reasons[name] = (
+                f"`{name}` = {allowed:,.0f} ({allowed / most:.1%} of the largest): the smallest has {least:,} "
+                f"({least / most:.1%}). Give at least {least:,}, or {math.ceil(1e3 * least / most) / 10:g}%; or a "
+                "space with narrower windows or more prunable layers."
+            )
+    return reasons
+
+
 class Objective:
     """Evaluates subnets, cheapest question first: closed-form cost, then latency, then quality.
 
@@ -155,10 +184,7 @@ class Objective:
         goal: Goal = "quality",
         qualities: Callable[[Sequence[Subnet]], Sequence[float]] | None = None,
     ) -> None:
-        if goal not in GOALS:
-            raise ValueError(f"`goal` is {goal!r}; it may be one of {list(GOALS)}.")
-        if goal != "quality" and budget.min_quality is None:
-            raise ValueError(f'`goal` "{goal}" needs `min_quality`: without it the smallest subnet is the answer.')
+        check_goal(goal, budget)
         if budget.max_latency_ms is not None and latency_ms is None:
             raise ValueError("`max_latency_ms` is given but `latency_ms` is not; give a function that measures it.")
         self.space, self.budget, self.goal = space, budget, goal
@@ -166,17 +192,8 @@ class Objective:
         self.quality, self.qualities = quality, qualities
         self.largest = Evaluation(space.largest(), params(space.largest()), macs(space.largest()))
         self.limits = budget.resolve(self.largest.params, self.largest.macs)
-        self._check_smallest("max_params", params(space.smallest()), self.largest.params)
-        self._check_smallest("max_macs", macs(space.smallest()), self.largest.macs)
-
-    def _check_smallest(self, limit: str, least: int, largest: int) -> None:
-        allowed = self.limits.to_dict()[limit]
-        if allowed is not None and least > allowed:
-            raise ValueError(
-                f"No subnet of this space keeps `{limit}` = {self.budget.to_dict()[limit]:,}: the smallest has "
-                f"{least:,} ({least / largest:.1%} of the largest). Give `{limit}` of at least {least:,}, or a space "
-                "with narrower windows or more prunable layers."
-            )
+        for reason in unmet(space, self.limits, params, macs).values():
+            raise ValueError(f"No subnet of this space keeps {reason}")
 
     def check_latency(self) -> None:
         """Measures the smallest subnet and raises `ValueError` if already that one is too slow."""

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
+from ..limits import parse_limit
 from ..models.supersam.elastic_supersam import ElasticSpace
 from ..spread import on_main
 from .engine import SearchEngine
 from .log import SearchLog
 from .loop import SearchLoop
 from .near_budget import NearBudget, feasible_subnets
-from .objective import Budget, Goal, Objective
+from .objective import Budget, Goal, Objective, check_goal
 from .result import SearchResult
 
 
@@ -34,10 +35,10 @@ class SearchArguments:
     """How many distinct subnets are run on images."""
     goal: Goal = "quality"
     """Maximise "quality", or minimise "params" or "macs" among the subnets that reach min_quality."""
-    max_params: float | None = None
-    """Most parameters; up to 1 it is a fraction of the largest subnet's (0.6 is 60 %)."""
-    max_macs: float | None = None
-    """Most multiply-accumulates; up to 1 it is a fraction of the largest subnet's."""
+    max_params: float | str | None = None
+    """Most parameters: a share of the largest subnet's (0.6, 60%) or a count (60e6, 60M)."""
+    max_macs: float | str | None = None
+    """Most multiply-accumulates: a share of the largest subnet's (0.6, 60%) or a count (60e9, 60G)."""
     max_latency_ms: float | None = None
     """Longest run time in milliseconds, measured on this machine."""
     min_quality: float | None = None
@@ -60,10 +61,15 @@ class SearchArguments:
             raise ValueError(f"`seed` is {self.seed}; give a whole number from 0 to 2**32 - 1.")
         if self.max_asks is not None and self.max_asks < self.trials:
             raise ValueError(f"`max_asks` is {self.max_asks}; {self.trials} `trials` need at least as many.")
+        for name in ("max_params", "max_macs"):
+            setattr(self, name, parse_limit(f"search.{name}", getattr(self, name), "the largest subnet"))
+        check_goal(self.goal, self.budget)
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.max_params, self.max_macs, self.max_latency_ms, self.min_quality)
+        """The limits, checked."""
+        params, macs = (parse_limit(f"search.{name}", getattr(self, name)) for name in ("max_params", "max_macs"))
+        return Budget(params, macs, self.max_latency_ms, self.min_quality)
 
 
 def make_engine(name: EngineName, space: ElasticSpace, seed: int) -> SearchEngine:

@@ -75,12 +75,13 @@ def train_bimask(
 
 def new_search(model: Any, space: SearchSpace, args: MaskSearchArguments, output_dir: Path) -> BiMaskSearch:
     """The search that these arguments ask for, before its first step."""
+    max_macs, max_params = args.limits
     return BiMaskSearch(
         model,
         space,
         output_dir,
-        max_macs=args.max_macs,
-        max_params=args.max_params,
+        max_macs=max_macs,
+        max_params=max_params,
         seed=args.seed,
         score_mean=args.score_mean,
         score_std=args.score_std,

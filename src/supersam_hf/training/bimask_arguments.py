@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from ..limits import parse_limit
 from .arguments import EngineArguments
 from .classify import ClassificationLossArguments, MixArguments
 
@@ -42,10 +43,10 @@ class MaskSearchArguments(EngineArguments):
     preset: Literal["paper", "official"] = "paper"
     """What the nulls below stand for where paper and released code differ; in a recipe also what an empty `space` is
     (released: heads [2, null, 2], embedding_max_step 12; Table 1 for both: give embedding_max_step 10000)."""
-    max_macs: float | None = None
-    """Budget in multiply-accumulates an image; up to 1: a fraction of the original's."""
-    max_params: float | None = None
-    """Budget in parameters, instead; up to 1: a fraction of the original's."""
+    max_macs: float | str | None = None
+    """Budget in multiply-accumulates per image: a share of the original's (0.5, 50%) or a count (1.3e9, 1.3G)."""
+    max_params: float | str | None = None
+    """Budget in parameters, instead: a share of the original's (0.5, 50%) or a count (60e6, 60M)."""
     search_steps: int | None = None
     """Steps until everything is decided and the budget holds; the rest trains what was found. null: half of
     max_steps, as released."""
@@ -102,7 +103,15 @@ class MaskSearchArguments(EngineArguments):
                 setattr(self, name, value)
         if self.search_steps is None:
             self.search_steps = max(1, self.max_steps // 2)
+        for name in ("max_macs", "max_params"):
+            setattr(self, name, parse_limit(f"{self.section}.{name}", getattr(self, name), "the original"))
         self._check()
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """`max_macs` and `max_params` as numbers."""
+        macs, params = (parse_limit(f"{self.section}.{n}", getattr(self, n)) for n in ("max_macs", "max_params"))
+        return macs, params
 
     def _check(self) -> None:
         assert self.search_steps is not None

@@ -1,0 +1,50 @@
+"""The limit of a budget as people write it: 0.6, 60%, 60M, 60e6."""
+
+import math
+import re
+
+
+# A limit above 1 counts parameters or operations. No model has fewer than this: 1.5 or 60 are meant as something else.
+LEAST_COUNT = 1000
+UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+WRITTEN = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%|[kKMGB]?)\s*")
+ACCEPTED = "a share above 0 and up to 1 (0.6 or 60%), or a count of at least 1,000 (60e6, 60M, 1.2G)"
+
+
+def parse_limit(name: str, value: "float | str | None", whole: str = "the whole") -> float | None:
+    """Return a limit as a number: up to 1 a share, above it a count. None is no limit.
+
+    Args:
+        name (`str`): What messages call it: the field of a recipe.
+        value (`float` or `str`, *optional*): As it was written: 0.6, "0.6", "60%", 60e6, "60M" ("k", "M", "G" or "B"
+            for thousands, millions and billions).
+        whole (`str`): What a share is a share of, for messages.
+
+    Raises:
+        ValueError: If it is no such limit, with what is accepted.
+    """
+    if value is None:
+        return None
+    number = _number(value)
+    if number is None or not (0 < number <= 1 or LEAST_COUNT <= number < math.inf):
+        hint = f"; for {number:g} % of {whole} write {number:g}%" if number is not None and 1 < number <= 100 else ""
+        raise ValueError(f"`{name}` is {value!r}; give {ACCEPTED}{hint}.")
+    return number
+
+
+def _number(value: "float | str") -> float | None:
+    """The number that is written; None where there is none."""
+    if isinstance(value, bool):
+        return None
+    if not isinstance(value, str):
+        return float(value)
+    written = WRITTEN.fullmatch(value)
+    if written is None:
+        return None
+    number, unit = float(written[1]), written[2]
+    if unit == "%":  # 150% is no share, and no count either
+        return number / 100 if number <= 100 else math.nan
+    return number * UNITS[unit]
+
+
+__all__ = ["parse_limit"]

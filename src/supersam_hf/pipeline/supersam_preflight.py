@@ -1,0 +1,243 @@
+"""What can be known of a SuperSAM run before its first stage, and every reason why it would fail."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..bimask.budget import make_budget
+from ..elastic.cost import SamShape
+from ..elastic.importance import most_proposed
+from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
+from ..recipe import Recipe
+from ..search.objective import Budget, unmet
+from ..training.arguments import EngineArguments
+from .budget import costs_of, resolved
+from .context import Run, stands_alone
+from .estimate import model_config, new_model
+from .preflight import (
+    Problems,
+    bytes_ahead,
+    check_holdout,
+    check_installed,
+    check_output,
+    check_trainings,
+    stages_ahead,
+)
+from .preflight_data import Split, check_shown, prompted_splits
+from .preflight_model import check_sam, model_type
+from .runner import Stage
+
+
+Part = Literal["train", "eval"]
+# Verbs that train: the section of their arguments.
+TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
+# What reads the training images, and the evaluation split; `adapt` reads both.
+TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "finetune", "adapt"}
+EVAL_READERS = {"evaluate-before", "report", "evaluate", "adapt"}
+
+
+@dataclass
+class Preflight:
+    """What is known of a run before it is run.
+
+    Args:
+        run ([`Run`]): The run.
+        stages (`list[str]`): Those that would run.
+        problems ([`Problems`]): Why it would fail.
+        notes (`list[str]`): What only a stage can tell.
+        config ([`SuperSamConfig`], *optional*): Of the model that it starts from; None where that cannot be had.
+        space ([`ElasticSpace`], *optional*): What is trained and searched; None of a model without subnets.
+        splits (`dict`): The splits that the stages read and that are there.
+    """
+
+    run: Run
+    stages: list[str]
+    problems: Problems
+    notes: list[str] = field(default_factory=list)
+    config: SuperSamConfig | None = None
+    space: ElasticSpace | None = None
+    splits: dict[Part, Split] = field(default_factory=dict)
+
+
+def preflight(
+    verb: str, run: Run, pipeline: Mapping[str, Stage], off: Collection[str], redo: str | None = None
+) -> Preflight:
+    """Check all that can be known of a verb before it begins; nothing is written, few rows are read.
+
+    Args:
+        run ([`Run`]): Opened or not; its folder is only looked at.
+        pipeline (`Mapping[str, Stage]`): The stages of the verb `run`.
+        off (`Collection[str]`): Those that the recipe switches off.
+        redo (`str`, *optional*): The stage from which on all run again.
+    """
+    problems = Problems()
+    stages = stages_ahead(run, pipeline, off, redo, problems) if verb == "run" else [verb]
+    found = Preflight(run, stages, problems)
+    if not stages or not _check_model(found, verb):
+        return found
+    _check_values(found)
+    _check_space(found)
+    _check_data(found)
+    if found.config is not None:
+        _check_disk(found, found.config)
+    return found
+
+
+def trainings(found: Preflight) -> dict[str, EngineArguments]:
+    """The arguments of the trainings that would run, by their section."""
+    return {name: getattr(found.run.recipe, name) for name in TRAININGS if name in found.stages}
+
+
+def _check_model(found: Preflight, verb: str) -> bool:
+    """Whether it is a SAM, whose config is then known; what another kind of model needs is not asked."""
+    recipe, problems = found.run.recipe, found.problems
+    if not recipe.pretrain.enabled:
+        kind = model_type("model.name", recipe.model.name, recipe.model.revision, problems)
+        if kind is not None and not check_sam(kind, verb, problems):
+            return False
+        if kind is None:
+            return True
+    with problems.of("pretrain" if recipe.pretrain.enabled else "model"):
+        found.config = model_config(recipe)
+    return True
+
+
+def _check_values(found: Preflight) -> None:
+    recipe, problems = found.run.recipe, found.problems
+    check_trainings(trainings(found), problems)
+    if "adapt" in found.stages:
+        check_installed("peft", "adapt", "an adapter", "peft", problems)
+    if EVAL_READERS & {*found.stages}:
+        for file in recipe.evaluate.subnets:
+            if not Path(file).is_file():
+                problems.add("evaluate.subnets", f"there is no file {file!r}; give JSON files of subnets.")
+        if recipe.evaluate.original is not None:
+            kind = model_type("evaluate.original", recipe.evaluate.original, None, problems)
+            if kind is not None and kind not in ("sam", "supersam"):
+                problems.add("evaluate.original", f"its `model_type` is {kind!r}; give a SAM.")
+
+
+# elastic space and budget --------------------------------------------------------------------------------------------
+
+
+def _check_space(found: Preflight) -> None:
+    """The space fits the model, and a subnet of it can keep the budget of the search."""
+    run, config = found.run, _searched_config(found)
+    if config is None:
+        return
+    if found.stages == ["bimask"]:
+        args, section = run.recipe.bimask, "bimask"
+        name = "max_macs" if args.max_macs is not None else "max_params"
+        with found.problems.of(f"{section}.{name}"):
+            make_budget(SamShape.from_config(config), args.space, *args.limits)
+        return
+    if stands_alone(config):
+        return
+    count = len(found.problems)
+    for name, value in _given(run.recipe).items():  # each by itself, so that all that do not fit are named
+        if name != "prune_probability":
+            with found.problems.of(f"space.{name}"):
+                ElasticSpace.for_config(config, **{name: value})
+    if len(found.problems) == count:
+        with found.problems.of("space"), torch.device("meta"):
+            found.space = run.space(SuperSamModel(config))
+    if found.space is not None and "search" in found.stages:
+        _check_budget(found, config, found.space)
+
+
+def _searched_config(found: Preflight) -> SuperSamConfig | None:
+    """Of the model that a search would run on, as far as the run has brought it."""
+    for name in ("supernet", "reordered"):
+        if found.run.has_model(name) and not {"reorder", "pretrain"} & {*found.stages}:
+            with found.problems.of("output_dir"):
+                return SuperSamConfig.from_pretrained(found.run.folder / name)
+    return found.config
+
+
+def _given(recipe: Recipe) -> dict[str, Any]:
+    values = vars(recipe.space)
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+    }
+
+
+def is_ranked(found: Preflight) -> bool:
+    """Whether the prunable layers are those that a ranking, yet to be made, will propose."""
+    return "rank-layers" in found.stages and found.run.recipe.space.prunable_layers is None
+
+
+def _check_budget(found: Preflight, config: SuperSamConfig, space: ElasticSpace) -> None:
+    """No subnet that is within the budget is a problem: of the space, or of any that the ranking may propose."""
+    args = found.run.recipe.search
+    limits = resolved(config, space, args.budget)
+    costs = costs_of(config)
+    if not is_ranked(found):
+        for name, reason in unmet(space, limits, *costs).items():
+            found.problems.add(f"search.{name}", f"no subnet of this space keeps {reason}")
+        return
+    most = most_proposed(space, found.run.recipe.rank_layers.max_removed, found.run.recipe.rank_layers.max_prunable)
+    for name, cost in zip(("max_params", "max_macs"), costs):
+        limit = replace(Budget(), **{name: limits.to_dict()[name]})
+        enough = next((n for n in range(most + 1) if not unmet(_without(space, n, cost), limit, *costs)), None)
+        if enough is None:
+            ((_, reason),) = unmet(_without(space, most, cost), limit, *costs).items()
+            found.problems.add(
+                f"search.{name}",
+                f"even with the {most} prunable layers that rank-layers may propose at most, no subnet keeps {reason}",
+            )
+        elif enough:
+            found.notes.append(
+                f"`search.{name}` can be kept only if rank-layers proposes at least {enough} prunable layers (it "
+                f"proposes 0 to {most}); if it does not, the run ends right after it."
+            )
+
+
+def _without(space: ElasticSpace, count: int, cost: Any) -> ElasticSpace:
+    """The space with so many prunable layers, those that cost most where all are narrow."""
+    narrow = min(space.mlp_windows), min(space.head_windows)
+    whole = {layer: -cost(space.subnet((layer,), *narrow)) for layer in space.elastic_layers}
+    chosen = tuple(sorted(sorted(whole, key=lambda layer: (-whole[layer], layer))[:count]))
+    return replace(space, prunable_layers=chosen, prune_probability=(0.5,) * count)
+
+
+# data and disk -------------------------------------------------------------------------------------------------------
+
+
+def parts_read(stages: Collection[str]) -> list[Part]:
+    """The splits that stages read."""
+    readers: dict[Part, set[str]] = {"train": TRAIN_READERS, "eval": EVAL_READERS}
+    return [part for part, names in readers.items() if names & {*stages}]
+
+
+def _check_data(found: Preflight) -> None:
+    run, problems = found.run, found.problems
+    data = run.recipe.data
+    parts = parts_read(found.stages)
+    if not parts:
+        return
+    found.splits = prompted_splits(data, parts, problems)
+    if "train" in found.splits:
+        check_holdout(found.splits["train"].rows, run.recipe.holdout_images, problems)
+    if found.config is not None and any(split.source for split in found.splits.values()):
+        with problems.of("model.name"):
+            check_shown(found.splits, data, run.processor.image_processor, problems)
+
+
+def _check_disk(found: Preflight, config: SuperSamConfig) -> None:
+    weights, trained = weight_bytes(config, found.run.recipe)
+    ahead = {name: (trained, args) for name, args in trainings(found).items()}
+    check_output(found.run.folder, bytes_ahead(weights, ahead, found.run.folder), found.problems)
+
+
+def weight_bytes(config: SuperSamConfig, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of all weights, and of those that sandwich training trains."""
+    with torch.device("meta"):
+        model = new_model(config, recipe)
+    every, trained = list(model.parameters()), [p for p in model.parameters() if p.requires_grad]
+    return 4 * sum(p.numel() for p in every), 4 * sum(p.numel() for p in trained)
+
+
+__all__ = ["Preflight", "is_ranked", "parts_read", "preflight", "trainings", "weight_bytes"]
