@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import write_whole
+from ..files import check_links, check_overwritable, write_whole
 from ..plots import plot_bimask, plot_losses, plot_training
 from ..plots.common import read_log
 from .page_facts import page_facts
@@ -70,14 +70,18 @@ def write_page(folder: Path | str, output: Path | str | None = None) -> Path:
         `Path`: The file.
 
     Raises:
-        ValueError: If the folder holds no run, or `output` is a folder.
+        ValueError: If the folder holds no run, or a link in it leads out of it, or a file lies at `output` that is no
+            page of ours.
     """
     from jinja2 import Environment, StrictUndefined
 
     folder = Path(folder)
+    if output is not None:
+        check_overwritable(Path(output), "`output`")
     output = folder / "report.html" if output is None else Path(output)
     if output.is_dir():
-        raise ValueError(f"`output` is {str(output)!r}, which is a folder; give the file to write.")
+        raise ValueError(f"{str(output)!r} is a folder; give the file to write.")
+    check_links(folder)
     facts = page_facts(folder)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((importlib.resources.files(__package__) / "page.html").read_text("utf-8"))

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..elastic.cost import count_macs, count_parameters
 from ..evaluation import SubnetEvaluator, box_baseline
-from ..files import fingerprint, write_json
+from ..files import fingerprint, write_json, write_whole
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
@@ -191,7 +191,7 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
     if run.recipe.data.prompt == "box":
         text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
-    (run.folder / "results.md").write_text(text)
+    write_whole(run.folder / "results.md", text)
     untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
     plot_pareto([*table, *untrained], run.folder / "pareto.png")
     print(text)

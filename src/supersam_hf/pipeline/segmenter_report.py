@@ -12,7 +12,7 @@ from .. import __version__
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..elastic.cost import count_macs
-from ..files import fingerprint, write_json
+from ..files import fingerprint, write_json, write_whole
 from ..hub.card import model_card
 from ..hub.readme import signed
 from ..measure import hardware, measure_latency
@@ -42,11 +42,11 @@ def report(recipe: SegmenterRecipe, model: Any, evaluation: SemanticDataset, fol
         results["latency"] = asdict(_latency(model, recipe.repeats))
     write_json(folder / "results.json", results)
     text = table(results, found)
-    (folder / "results.md").write_text(text)
+    write_whole(folder / "results.md", text)
     plot_segmentation(_samples(model, evaluation, recipe.stride), evaluation.label_names, folder / "overlays.png")
     shutil.copyfile(folder / "overlays.png", folder / "segmenter" / "overlays.png")
     card = model_card(segmenter_facts(recipe, results, model.config, folder))
-    (folder / "segmenter" / "README.md").write_text(signed(card), encoding="utf-8")
+    write_whole(folder / "segmenter" / "README.md", signed(card))
     print(text)
     return results
 
