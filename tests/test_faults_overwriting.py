@@ -84,7 +84,6 @@ def test_a_text_is_written_beside_nobodys_file_and_through_no_link(tmp_path: Pat
 OTHERS: dict[str, Callable[[Path], object]] = {
     "text": lambda path: path.write_text("mine"),
     "page": lambda path: path.write_text("<!DOCTYPE html><html>mine</html>"),
-    "folder": lambda path: path.mkdir(),
     "dangling link": lambda path: path.symlink_to("nowhere"),
 }
 

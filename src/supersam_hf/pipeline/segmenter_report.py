@@ -12,6 +12,7 @@ from .. import __version__
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..elastic.cost import count_macs
+from ..escape import prose, table_row
 from ..files import fingerprint, write_json, write_whole
 from ..hub.card import model_card
 from ..hub.readme import signed
@@ -88,7 +89,7 @@ def table(results: dict[str, Any], found: SegmentationResult) -> str:
         "|---|---|",
     ]
     ious = zip(results["label_names"], found.class_ious)
-    lines += [f"| {name} | {'' if iou is None else f'{iou:.2%}'} |" for name, iou in ious]
+    lines += [table_row([prose(name), "" if iou is None else f"{iou:.2%}"]) for name, iou in ious]
     return "\n".join(lines) + "\n"
 
 
