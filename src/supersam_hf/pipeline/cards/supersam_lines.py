@@ -80,7 +80,7 @@ def training_lines(records: RunRecords, *more: str) -> list[str]:
     args = records.trained("train")
     if args is not None:
         how = "one optimiser step a batch" if args["mode"] == "accumulate" else "an optimiser step after each"
-        what = f"Supernet, by the sandwich rule (largest, smallest, {args['num_sampled']} sampled a batch; {how})"
+        what = f"Supernet, by the sandwich rule (largest, smallest, {args['num_sampled']:d} sampled a batch; {how})"
         lines.insert(min(1, len(lines)), training_line(what, args))
     return lines if records.milestone is None else [*lines, prose(milestone_line(records.milestone))]
 
@@ -124,7 +124,8 @@ def quality_lines(records: RunRecords, weights: str | None) -> list[str]:
 def limits(records: RunRecords, cut: bool) -> list[str]:
     data = records.data
     tested = "on other images and prompts it was not tested"
-    lines = [] if data is None else [f"Trained for {data.link('datasets/')} and {prompt(records)} prompts; {tested}."]
+    prompts = f"{prose(prompt(records))} prompts"
+    lines = [] if data is None else [f"Trained for {data.link('datasets/')} and {prompts}; {tested}."]
     if cut:
         lines.append("Only the image encoder was cut; prompt encoder and mask decoder have their full size.")
     args = records.trained("train")
