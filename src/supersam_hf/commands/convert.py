@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
             model.save_pretrained(aside)
             SuperSamProcessor.for_config(config).save_pretrained(aside)
             check_empty(folder)  # still
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: tensors whose shapes do not fit together
         print(f"supersam-hf convert: {error}", file=sys.stderr)
         return 2
     print(f"wrote {args.output_dir}")
