@@ -1,6 +1,7 @@
 """Pushes to a Hub on loopback: one commit each, what was there before, and what is refused."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -327,13 +328,18 @@ def test_a_folder_without_a_model_is_refused(hub: HubServer, folder: Path, tmp_p
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="holds no model"):
         push(tmp_path, REPO)
-    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    for name in ("training_args.bin", "rng.NPY", "state.PT"):
-        (tmp_path / name).write_bytes(b"pickle")
-        with pytest.raises(ValueError, match=rf"\['{name}'\], which may be pickles"):
-            push(tmp_path, REPO)
-        (tmp_path / name).unlink()
     assert hub.requests == []
+
+
+def test_pickles_are_never_sent(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(folder, tmp_path / "here")
+    for name in ("training_args.bin", "rng.NPY", "state.PT"):
+        (here / name).write_bytes(b"pickle")
+        with pytest.raises(ValueError, match=rf"'{name}', which may be a pickle"):
+            push(here, REPO, include=[name])
+    assert hub.requests == []
+    push(here, REPO)
+    assert files(hub) == contents(folder)
 
 
 def test_a_token_is_never_told(hub: HubServer, folder: Path) -> None:

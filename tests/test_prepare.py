@@ -418,8 +418,8 @@ def test_labelled_rows_get_a_random_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("splits", "said"),
     [
-        (("train",), ' --data.train_split "train[:90%]" --data.eval_split "train[90%:]"'),
-        (("test",), ' --data.train_split "test[:90%]" --data.eval_split "test[90%:]"'),
+        (("train",), " --data.train_split 'train[:90%]' --data.eval_split 'train[90%:]'"),
+        (("test",), " --data.train_split 'test[:90%]' --data.eval_split 'test[90%:]'"),
         (("validation", "test"), " --data.train_split validation --data.eval_split test"),
         (("test", "validation"), " --data.train_split validation --data.eval_split test"),
         (("train", "test"), " --data.eval_split test"),

@@ -1,12 +1,37 @@
 """Small things about files and JSON data that several rooms need."""
 
+import glob
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from uuid import uuid4
 
 import torch
+
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, what a killed process left is not cleared away
+    fcntl = None  # type: ignore[assignment]
+
+# Of folders and files that are being written; nobody names theirs so.
+ASIDE = ".supersam-hf-writing"
+LOCK = "lock"
+# What our own pages and figures (PNG, PDF, SVG) have in their first or last bytes, and other files do not.
+MARK = "supersam_hf"
+MARKS = (
+    f'<meta name="generator" content="{MARK}">'.encode(),
+    *(f"tEXtSoftware\0{MARK}".encode(), f"/Creator ({MARK})".encode(), f"<dc:title>{MARK}</dc:title>".encode()),
+)
+# Figures of earlier versions are not marked. Beside one of these files they are ours too.
+UNMARKED, RECORDS = b"tEXtSoftware\0Matplotlib version", ("start.json", "results.json", "experiment.json")
+LOOKED_AT = 4096
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -15,13 +40,98 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes aside, then renames: whole or not at all, also where the machine goes down."""
-    aside = scratch_of(path)
-    with open(aside, "w", encoding="utf-8", opener=open_no_link) as file:
+    """Writes aside, then renames: whole or not at all, also where the machine goes down. A link at `path` is replaced,
+    and what it leads to is left alone."""
+    with file_aside(path) as aside, aside.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+
+
+@contextmanager
+def file_aside(path: Path) -> Iterator[Path]:
+    """Gives the path of a new file beside `path`, which takes its place at the end, or goes where that fails."""
+    aside = path.with_name(f"{_prefix(path)}{uuid4().hex[:12]}{ASIDE}{path.suffix}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder to write, which takes the place of `folder` at the end: whole, or `folder` is as it was.
+
+    It lies beside `folder`, under a name that is nobody else's. What a killed process left there is removed first.
+
+    Args:
+        folder (`Path`): What to write; a folder that lies there is replaced. Where it is a link, the folder that it
+            leads to is written.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    scratch = Path(tempfile.mkdtemp(prefix=_prefix(folder), suffix=ASIDE, dir=folder.parent))
+    try:
+        with (scratch / LOCK).open("w") as lock:
+            _lock(lock)
+            aside, old = scratch / "new", scratch / "old"
+            aside.mkdir()
+            yield aside
+            if folder.exists():
+                folder.rename(old)
+            try:
+                aside.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    """What the names of all that is written aside for a path begin with."""
+    return f".{path.name[:40]}-"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what [`written_aside`] of a process that was killed left: its lock went with the process."""
+    for scratch in folder.parent.glob(f"{glob.escape(_prefix(folder))}*{ASIDE}"):
+        lock = scratch / LOCK
+        if fcntl is not None and not scratch.is_symlink() and lock.is_file() and not lock.is_symlink():
+            with lock.open("r+") as file:
+                if _lock(file):
+                    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lock(file: IO[str]) -> bool:
+    """Locks an open file until it is closed; False if another process has it locked."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def check_links(folder: Path) -> None:
+    """Raises `ValueError` where a link within a folder leads out of it: what is read there would be others' files."""
+    root = folder.resolve()
+    for parent, folders, files in os.walk(root):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink() and not leads_within(path, root):
+                raise ValueError(
+                    f"{path} is a link to {path.resolve()}, outside of {folder}, and is not followed: copy what it "
+                    "leads to into the folder, or remove the link."
+                )
+
+
+def leads_within(path: Path, folder: Path) -> bool:
+    """Whether a path, its links followed, lies in a folder."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def scratch_of(path: Path) -> Path:
@@ -39,6 +149,29 @@ def check_empty(folder: Path) -> None:
     """Raises `ValueError` where something lies at a path that is to be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} is not an empty folder; name a new one, or empty it.")
+
+
+def check_overwritable(path: Path, name: str) -> None:
+    """Raises `ValueError` where something that we did not write lies at a path that is to be written.
+
+    Args:
+        path (`Path`): Of a page or a figure.
+        name (`str`): What the message calls it.
+    """
+    if (path.exists() or path.is_symlink()) and not (path.is_file() and _is_marked(path)):
+        raise ValueError(
+            f"{name} is {str(path)!r}, which is there and is no page or figure of supersam_hf: it is left as it is. "
+            "Name a new file, or remove that one."
+        )
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        ends = file.read(LOOKED_AT)
+        file.seek(max(0, path.stat().st_size - LOOKED_AT))
+        ends += file.read(LOOKED_AT)
+    of_a_run = any((path.parent / record).is_file() for record in RECORDS)
+    return any(mark in ends for mark in (*MARKS, *([UNMARKED] if of_a_run else [])))
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from .hub_options import add_hub_options
+from .hub_options import add_hub_options, add_include
 
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     hub = parser.add_argument_group("on the Hub")
     hub.add_argument("--push", metavar="REPO_ID", help="name or namespace/name of the dataset to push to")
     add_hub_options(hub)
+    add_include(hub)
+    hub.add_argument("--dry_run", action="store_true", help="send nothing: write the folder, list what is sent")
     return parser
 
 
@@ -59,7 +62,8 @@ def main(argv: list[str]) -> int:
     """Prepares, and pushes where that is asked for; returns the exit code."""
     values = vars(parser().parse_args(argv))
     output_dir = values.pop("output_dir")
-    hub = {name: values.pop(name) for name in ("push", "private", "revision", "create_pr", "token")}
+    hub = {name: values.pop(name) for name in ("push", "private", "revision", "create_pr", "token", "include")}
+    hub["dry_run"] = values.pop("dry_run")
     from datasets.exceptions import DatasetGenerationError
     from datasets.utils import logging as datasets_logging
 
@@ -71,6 +75,8 @@ def main(argv: list[str]) -> int:
         args = PrepareArguments(**values)
         if output_dir is None and hub["push"] is None:
             raise ValueError("`--output_dir` names the folder to write; only with `--push` it can be left out.")
+        if hub["push"] is None and (hub["include"] or hub["dry_run"]):
+            raise ValueError("`--include` and `--dry_run` are of a push: name its repository by `--push`.")
         with TemporaryDirectory() as scratch:
             folder = Path(output_dir or Path(scratch) / hub["push"].split("/")[-1])
             try:
@@ -89,7 +95,7 @@ def main(argv: list[str]) -> int:
 
 
 def written_and_pushed(
-    args: "PrepareArguments", folder: Path, *, push: str | None, token: str | None, **options: Any
+    args: "PrepareArguments", folder: Path, *, push: str | None, token: str | None, dry_run: bool, **options: Any
 ) -> None:
     """Writes the folder, unless it is there already and only its push is wanted; pushes it where that is asked for.
 
@@ -98,30 +104,47 @@ def written_and_pushed(
         folder (`Path`): Where to.
         push (`str`, *optional*): Repository.
         token (`str`, *optional*): To push with.
-        options: `private`, `revision` and `create_pr` of [`push_dataset`].
+        dry_run (`bool`): Push nothing, and list what would be sent.
+        options: `private`, `revision`, `create_pr` and `include` of [`push_dataset`].
     """
     from ..data.dataset_card import BEGIN, END, renamed
     from ..data.prepare import is_prepared, prepare
-    from ..files import check_empty
+    from ..files import check_empty, write_whole
     from ..hub.push_dataset import push_dataset
 
     there = push is not None and is_prepared(folder, args.recipe(folder))
     if not there:
         check_empty(folder)
-    if push is not None:
+    if push is not None and not (dry_run and "/" in push):
         push, token = signed_in(push, token)
     if there and push is not None:
         card = folder / "README.md"
-        card.write_text(renamed(card.read_text(encoding="utf-8"), push), encoding="utf-8")
+        write_whole(card, renamed(card.read_text(encoding="utf-8"), push))
         print(f"{folder} was prepared from this before; it is pushed as it is")
     else:
         dataset = prepare(args, folder, push)
         told = ", ".join(f"{split} {len(rows):,}" for split, rows in dataset.items())
         print(f"prepared {told} images")
-    if push is not None:
+    if push is not None and dry_run:
+        _tell(folder, options["include"])
+    elif push is not None:
         options["private"] = options["private"] or None
         commit = push_dataset(folder, push, own_part=(BEGIN, END), token=token, **options)
         print(f"pushed to {commit.pr_url or commit.repo_url}")
+
+
+def _tell(folder: Path, include: Sequence[str]) -> None:
+    """What would be sent, and what stays."""
+    from ..hub.push_dataset import dataset_files
+    from ..hub.selection import left_out, left_out_line
+
+    files = dataset_files(folder, include)
+    for name, path in files.items():
+        print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)
+    stays = left_out(folder, files)
+    if stays:
+        print(left_out_line(folder, stays, whole=True), file=sys.stderr)
+    print(f"nothing was sent ({len(files)} files)", file=sys.stderr)
 
 
 def signed_in(repo_id: str, token: str | None) -> tuple[str, str]:

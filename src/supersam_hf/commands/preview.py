@@ -36,8 +36,10 @@ def main(argv: list[str]) -> int:
     own = parser()
     values = vars(own.instantiate(own.parse_args(argv)))
     from ..plots import plot_samples
+    from ..plots.common import check_path
 
     try:
+        check_path(values["output"])
         if values["num_images"] < 1 or values["image_size"] < 64 or values["image_size"] % 16:
             raise ValueError("`--num_images` must be at least 1, `--image_size` a multiple of 16 from 64 px on.")
         samples = drawn_samples(values["data"], values["split"], values["num_images"], values["image_size"])

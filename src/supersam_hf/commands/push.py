@@ -4,13 +4,16 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .hub_options import add_hub_options
+from .hub_options import add_hub_options, add_include
 
+
+if TYPE_CHECKING:
+    from ..hub.contents import Contents
+    from ..hub.push import Upload
 
 NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter, segmenter"
 
@@ -20,18 +23,22 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="supersam-hf push",
         description="Publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card. "
-        "One commit; a README.md that somebody has written there keeps its text.",
+        "One commit; a README.md that somebody has written there keeps its text. Of a folder, only what an export "
+        "writes is sent.",
     )
     parser.add_argument("source", metavar="RUN_OR_FOLDER", help="output folder of a run, or of a model or an adapter")
     parser.add_argument("repo_id", metavar="REPO_ID", help="name or namespace/name")
     parser.add_argument("--name", help=f"what of a run: {NAMES} (subnet; of an adapt run, adapter)")
     add_hub_options(parser)
+    add_include(parser)
     parser.add_argument("--commit_message", help="of the commit")
     parser.add_argument("--tags", nargs="+", metavar="TAG", help="added to the model card's")
     parser.add_argument("--stock", action="store_true", help="a SAM of equally wide layers as transformers' SamModel")
     parser.add_argument("--max_shard_size", metavar="SIZE", help="split larger weights over several files (5GB)")
     parser.add_argument("--output_dir", metavar="DIR", help="keep the exported folder here as well")
-    parser.add_argument("--dry_run", action="store_true", help="send nothing: write the folder, print the model card")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="send nothing: print the model card, list what is sent and what is not"
+    )
     return parser
 
 
@@ -72,29 +79,27 @@ def _log_in(args: argparse.Namespace) -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
-    from ..hub import push
-    from ..hub.contents import prepared
+    from huggingface_hub import HfApi
+
+    from ..hub.commit import Target
+    from ..hub.contents import contents
+    from ..hub.push import Upload
 
     with TemporaryDirectory() as scratch:
         target = Path(args.output_dir or Path(scratch) / "model")
-        source, options, version = _source(args)
-        folder = prepared(source, target, options, {"repo_id": args.repo_id, "revision": args.revision})
-        if args.output_dir is not None and folder.resolve() != target.resolve():
-            _keep(folder, target)
+        model, options, version = _source(args)
+        where = {"repo_id": args.repo_id, "revision": args.revision}
+        found = contents(model, target, options, where, source=Path(args.source), include=args.include)
+        if args.output_dir is not None and found.folder.resolve() != target.resolve():
+            _keep(found, target)
+        upload = Upload(found, args.tags or (), args.repo_id, version or args.revision)
+        _tell(args, found, upload)
         if args.dry_run:
-            _print_contents(folder, args.tags or (), args.repo_id, version or args.revision)
             return
-        commit = push(
-            folder,
-            args.repo_id,
-            private=args.private or None,
-            revision=args.revision,
-            create_pr=args.create_pr,
-            version=version,
-            token=args.token,
-            commit_message=args.commit_message,
-            tags=args.tags,
+        to = Target(
+            HfApi(token=args.token), args.repo_id, "model", args.private or None, args.revision, args.create_pr
         )
+        commit = upload.send(to, version, commit_message=args.commit_message or f"Upload {upload.kind}")
     print(f"pushed to {commit.pr_url or commit.commit_url}")
 
 
@@ -126,6 +131,9 @@ def _segmenter(
     folder: Path, args: argparse.Namespace, options: dict[str, Any]
 ) -> tuple[Path, dict[str, Any], str | None]:
     """Of a run of `supersam-hf segment`: its folder lies as it is published."""
+    from ..files import check_links
+
+    check_links(folder)
     if args.name not in (None, "segmenter"):
         raise ValueError(f"`--name` is {args.name!r}; a run of `supersam-hf segment` has its segmenter only.")
     results = folder / "results.json"
@@ -134,23 +142,25 @@ def _segmenter(
     return folder / "segmenter", options, None if weights is None else f"weights-{weights}"
 
 
-def _keep(folder: Path, target: Path) -> None:
-    """A copy of the files that are published of a folder that is complete as it lies."""
+def _keep(found: "Contents", target: Path) -> None:
+    """A copy of what is published of a folder that is complete as it lies."""
     from ..files import check_empty
-    from ..hub.contents import files_of
 
     check_empty(target)
-    for name, path in files_of(folder).items():
+    for name, path in found.files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / name)
 
 
-def _print_contents(folder: Path, tags: Sequence[str], repo_id: str, revision: str | None) -> None:
-    from ..hub.contents import files_of
-    from ..hub.push import Upload
+def _tell(args: argparse.Namespace, found: "Contents", upload: "Upload") -> None:
+    """What stays; of a dry run first the card, and what would be sent."""
+    from ..hub.selection import left_out_line
 
-    print(Upload(folder, tags, repo_id, revision).card)
-    files = files_of(folder)
-    for name, path in files.items():
-        print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)
-    print(f"nothing was sent ({len(files)} files)", file=sys.stderr)
+    if args.dry_run:
+        print(upload.card)
+        for name, path in found.files.items():
+            print(f"{path.stat().st_size:>12,} {name}", file=sys.stderr)
+    if found.left_out:
+        print(left_out_line(Path(args.source), found.left_out, whole=args.dry_run), file=sys.stderr)
+    if args.dry_run:
+        print(f"nothing was sent ({len(found.files)} files)", file=sys.stderr)

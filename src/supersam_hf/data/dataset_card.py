@@ -1,10 +1,13 @@
 """The card of a prepared dataset: what is in it, how it was made, how to load it and train on it."""
 
 import re
+import shlex
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from ..escape import code, one_line, prose, python
 
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6:
 BEGIN, END = "<!-- supersam-hf prepare -->", "<!-- end of supersam-hf prepare -->"
 LISTED_CLASSES = 50
 
+SOURCE = "--data.source"
 COLUMNS = {
     "segmentation": """Images with a mask for each object. Columns:
 
@@ -83,9 +87,16 @@ def renamed(card: str, name: str) -> str:
     """The card of [`dataset_card`] under another name: its title, and what loads it."""
     begin, end = card.find(BEGIN), card.find(END)
     part = re.sub(r"^# .*$", lambda _: _title(name), card[begin:end], count=1, flags=re.MULTILINE)
-    part = re.sub(r'(?<=load_dataset\(")[^"]+', lambda _: name, part)
-    part = re.sub(r"(?<=--data\.source )\S+", lambda _: name, part)
+    part = re.sub(r"(?<=load_dataset\().*(?=, split=)", lambda _: python(name), part)
+    part = re.sub(r"^supersam-hf .*$", lambda command: _of_source(command[0], name), part, flags=re.MULTILINE)
     return card[:begin] + part + card[end:]
+
+
+def _of_source(command: str, name: str) -> str:
+    """A command of [`_usage`] with another source."""
+    words = shlex.split(command)
+    words[words.index(SOURCE) + 1] = one_line(name)
+    return shlex.join(words)
 
 
 def recipe_line(recipe: str) -> str:
@@ -102,7 +113,7 @@ def _text(dataset: "DatasetDict", task: Task, name: str, made: str, recipe: str)
 
 
 def _title(name: str) -> str:
-    return "# " + re.sub(r"[-_]+", " ", name.split("/")[-1]).strip()
+    return "# " + prose(re.sub(r"[-_]+", " ", name.split("/")[-1]).strip())
 
 
 def _object_table(dataset: "DatasetDict") -> str:
@@ -126,7 +137,7 @@ def _class_table(dataset: "DatasetDict") -> str:
         counts = np.bincount(np.array(rows["label"]), minlength=len(names))
         spread = f"{counts.min():,}, {_number(np.median(counts))}, {counts.max():,}"
         lines.append(f"| {split} | {rows.num_rows:,} | {spread} |")
-    listed = ", ".join(f"`{name}`" for name in names[:LISTED_CLASSES])
+    listed = ", ".join(map(code, names[:LISTED_CLASSES]))
     more = f" and {len(names) - LISTED_CLASSES:,} more" if len(names) > LISTED_CLASSES else ""
     return "\n".join(lines) + f"\n\n{len(names):,} classes: {listed}{more}."
 
@@ -138,25 +149,26 @@ def _number(value: float) -> str:
 
 def _usage(splits: list[str], task: Task, name: str) -> str:
     first, *others = sorted(splits, key=lambda split: split != "train")  # "train" first, the others as they come
-    data = f"--data.source {name}"
+    data = [SOURCE, one_line(name)]
     if not others:
-        data += f' --data.train_split "{first}[:90%]" --data.eval_split "{first}[90%:]"'
+        data += ["--data.train_split", f"{first}[:90%]", "--data.eval_split", f"{first}[90%:]"]
     elif first != "train":
-        data += f" --data.train_split {first}"
+        data += ["--data.train_split", first]
     if others and "validation" not in others:
-        data += f" --data.eval_split {others[0]}"
-    commands = [f"supersam-hf run --model.name facebook/sam-vit-base {data}"]
+        data += ["--data.eval_split", others[0]]
+    commands = [["run", "--model.name", "facebook/sam-vit-base", *data]]
     if task == "classification":
-        source = "--model.name facebook/deit-small-patch16-224 --model.new_labels true"
-        commands = [f"supersam-hf ofb finetune {source} {data} --output_dir runs/whole"]
-        commands += [f"supersam-hf ofb run --model.name runs/whole/finetuned {data} --output_dir runs/smaller"]
-    command = "\n".join(commands)
+        source = ["--model.name", "facebook/deit-small-patch16-224", "--model.new_labels", "true"]
+        commands = [["ofb", "finetune", *source, *data, "--output_dir", "runs/whole"]]
+        found = ["--model.name", "runs/whole/finetuned", *data, "--output_dir", "runs/smaller"]
+        commands += [["ofb", "run", *found]]
+    command = "\n".join(shlex.join(["supersam-hf", *words]) for words in commands)
     return f"""## How to use it
 
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("{name}", split="{first}")  # streaming=True: nothing is downloaded beforehand
+dataset = load_dataset({python(name)}, split="{first}")  # streaming=True: nothing is downloaded beforehand
 ```
 
 To find a smaller network on it with `supersam_hf`:

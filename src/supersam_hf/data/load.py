@@ -112,7 +112,7 @@ def peek_source(args: DataArguments, part: Part) -> Source:
         return open_source(args, part)
     wanted = Wanted.of(args, part)
     stored = open_stored(args.source, wanted.split, args.config_name, args.revision)
-    return _shaped(TableSource(stored, args.format, args.source), args, wanted)
+    return _shaped(TableSource(stored, args.format, args.source, args.columns), args, wanted)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..escape import hub_link
 from ..files import check_empty, scratch_of
 from ..lock import sole_writer
 from .arguments import DataArguments, OnError, SourceFormat
@@ -206,7 +207,7 @@ def _card(
 ) -> str:
     size = sum(file.stat().st_size for file in files.iterdir())
     named = not os.path.exists(args.source)  # an id on the Hub; a path of this machine means nothing elsewhere
-    origin = f"[{args.source}](https://huggingface.co/datasets/{args.source}): " if named else ""
+    origin = f"{hub_link(args.source, 'datasets/')}: " if named else ""
     made = f"{made_by()} made it from {origin}{MADE_FROM[layout]}"
     return dataset_card(
         dataset, task, sizes=sizes, name=name, made=made, files_size=size, recipe=recipe, license_id=args.license

@@ -1,10 +1,9 @@
 """A model deployed: written in another form, checked against PyTorch, measured beside it."""
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import check_empty, write_json
+from ..files import check_empty, write_json, written_aside
 from ..hub import export
 from ..measure import example_inputs, hardware
 from .check import TOLERANCE, TOLERANCE_INT8, check_outputs
@@ -71,9 +70,7 @@ def deploy(
     folder, args = Path(folder), samples or SampleArguments()
     check_options(format, quantize, opset, folder)
     images = samples_for(model, processor, args)
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with written_aside(folder) as aside:
         if format == "onnx":
             forms = _onnx(model, processor, aside, quantize, opset, images)
         else:
@@ -81,11 +78,7 @@ def deploy(
         timed = example_inputs(model)
         rows = deployment_rows(forms, timed, rounds=rounds, quality=images.quality if args.source else None)
         write_json(aside / "export.json", {"rows": rows, "hardware": hardware(), "quality": images.metric})
-        if folder.exists():
-            folder.rmdir()
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        check_empty(folder)  # still
     return markdown(rows, images.metric if args.source else None)
 
 

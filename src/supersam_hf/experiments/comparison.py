@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import write_json
+from ..files import write_json, write_whole
 from ..measure import hardware
 from .arguments import ExperimentArguments
 from .runs import ExperimentRuns
@@ -35,7 +35,7 @@ def write_comparison(runs: ExperimentRuns, comparison: Comparison, device: Any) 
     args = runs.args
     folder = runs.folder / args.kind
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(comparison.table, encoding="utf-8")
+    write_whole(folder / "table.md", comparison.table)
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(comparison.rows[0]), restval="")
         writer.writeheader()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..escape import table_row
 from ..search.pareto import pareto_front
 
 
@@ -64,7 +65,7 @@ def area_under_front(rows: Sequence[Mapping[str, Any]], low: float, high: float)
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join(f"{table_row(line)}\n" for line in lines)
 
 
 __all__ = ["Spread", "area_under_front", "markdown", "over_seeds"]

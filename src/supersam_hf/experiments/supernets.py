@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ..escape import figure, prose
 from ..plots.experiments import plot_supernets
 from .comparison import Comparison
 from .runs import ExperimentRuns
@@ -67,7 +68,7 @@ def _comparison(runs: ExperimentRuns, rows: list[dict[str, Any]], more: dict[str
     results |= {"pairs": {name: vars(spread) for name, spread in pairs.items()}}
     if frontier:
         results |= {"range": more["range"], "frontier": {v: vars(s) for v, s in frontier.items()}}
-    labels = {variant: args.label(variant) for variant in args.variants}
+    labels = {variant: figure(args.label(variant)) for variant in args.variants}
     return Comparison(results, rows, table, partial(plot_supernets, rows, labels, fronts=fronts))
 
 
@@ -94,7 +95,7 @@ def _supernet_table(
     lines = []
     for variant in args.variants:
         sizes = [row["params"] / 1e6 for row in _of(rows, variant, kind="sampled")]
-        line = [args.label(variant), f"{min(sizes):.3g} to {max(sizes):.3g}"]
+        line = [prose(args.label(variant)), f"{min(sizes):.3g} to {max(sizes):.3g}"]
         line += [means[variant][kind].text(Number) for kind in KINDS[1:]]
         lines.append(line + ([more["frontier"][variant].text(Number)] if more else []))
     original = means[next(iter(args.variants))]["original"]

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from typing import Any
 
+from ..escape import figure, prose
 from ..files import whole_lines
 from ..plots.experiments import plot_milestones
 from ..recipe import Recipe
@@ -47,7 +48,7 @@ def compare_table1(runs: ExperimentRuns) -> Comparison:
     summary = {variant: _summary(records) for variant, records in reached.items()}
     rows = [record for records in reached.values() for record in records]
     header = ["reordering", f"reached {milestone.miou:g}", *(title for _, _, title, _ in COSTS), "best mIoU"]
-    lines = [[args.label(v), *_line(reached[v], summary[v], recipe.train.max_steps)] for v in args.variants]
+    lines = [[prose(args.label(v)), *_line(reached[v], summary[v], recipe.train.max_steps)] for v in args.variants]
     title = f"The {milestone.subnet} subnet to a mIoU of {milestone.miou:g} on the holdout, evaluated every "
     title += f"{recipe.train.eval_steps} of {recipe.train.max_steps} steps; {over_seeds(args.seeds)}.\n\n"
     results: dict[str, Any] = {
@@ -56,7 +57,7 @@ def compare_table1(runs: ExperimentRuns) -> Comparison:
         "max_steps": recipe.train.max_steps,
     }
     results |= {"runs": rows, "summary": {v: {k: vars(s) for k, s in summary[v].items()} for v in summary}}
-    names = {variant: _bar_name(args.label(variant), records) for variant, records in reached.items()}
+    names = {variant: _bar_name(figure(args.label(variant)), records) for variant, records in reached.items()}
     bars = {names[variant]: {TITLES[k]: s for k, s in summary[variant].items()} for variant in summary}
     return Comparison(results, rows, title + markdown(header, lines), partial(plot_milestones, bars))
 

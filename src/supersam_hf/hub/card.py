@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .. import escape
 from . import tables
 from .facts import CardFacts
 
@@ -43,6 +44,7 @@ def model_card(facts: CardFacts) -> str:
         template_str=_template(f"{facts.kind}.md"),
         f=facts,
         tables=tables,
+        escape=escape,
         papers=PAPERS,
         arguments=_arguments(facts),
         pin=_pin(facts),
@@ -109,9 +111,9 @@ def _template(name: str) -> str:
 
 def _arguments(facts: CardFacts) -> str:
     """What every `from_pretrained` of the snippets is given."""
-    given = [f'"{facts.repo}"']
+    given = [escape.python(facts.repo)]
     if facts.repo != ".":
-        given.append(f'revision="{facts.revision}"')
+        given.append(f"revision={escape.python(facts.revision)}")
     if not facts.stock and facts.kind != "adapter":
         given.append("trust_remote_code=True")
     return ", ".join(given)
@@ -124,9 +126,9 @@ def _pin(facts: CardFacts) -> str:
     if facts.repo == ".":
         return code.strip()
     if facts.revision.startswith("weights-"):
-        return f"{code}The tag `{facts.revision}` stays with these weights, whatever is pushed here later."
+        return f"{code}The tag {escape.code(facts.revision)} stays with these weights, whatever is pushed here later."
     if facts.revision != "main":
-        return f"{code}`{facts.revision}` is the revision that this card was written for."
+        return f"{code}{escape.code(facts.revision)} is the revision that this card was written for."
     return f"{code}To stay at what you have read, put its commit (under *Files and versions*) in place of `main`."
 
 

@@ -3,9 +3,10 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -14,23 +15,66 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..files import check_empty, write_json
 from ..models.supersam import SuperSamProcessor
-from .folder import AUTO_MAPS, PROCESSOR_AUTO_MAP, PUBLISHED, export, published_class
+from .folder import AUTO_MAPS, OURS, PROCESSOR_AUTO_MAP, PUBLISHED, export, published_class
 from .readme import adapter_readme
+from .selection import FIGURES, INDEX, Kind, included, left_out, selected
 
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["model", "adapter"]
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+WEIGHTS = ("model.safetensors", INDEX)
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-# Pickle runs code when it is loaded, and these are or may hold pickles, or code of another library: none is published.
-UNSAFE = (
-    *(".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz"),
-    *(".pickle", ".pkl", ".pt", ".pth"),
-)
 # What peft's own card holds in each place that nobody has filled in.
 UNFILLED = "[More Information Needed]"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is pushed.
+
+    Args:
+        folder (`Path`): Of the model or adapter, as it is published.
+        files (`dict[str, Path]`): What is sent, by its path in the repository.
+        left_out (`list[str]`): What stays of the folder that was named.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    left_out: list[str]
+
+
+def contents(
+    model_or_folder: Any,
+    scratch: Path,
+    options: Mapping[str, Any],
+    where: Mapping[str, str | None] | None = None,
+    *,
+    source: Path | None = None,
+    include: Sequence[str] = (),
+) -> Contents:
+    """What to push of a model, or of the folder of a model or an adapter.
+
+    Args:
+        model_or_folder, scratch, options, where: See [`prepared`].
+        source (`Path`, *optional*): The folder that was named: `model_or_folder`, or the run that it came from.
+        include (`list[str]`): Files of `source` that are sent as well.
+
+    Raises:
+        ValueError: As [`prepared`] does, and for what `include` may not name.
+        FileNotFoundError: If there is no such folder.
+    """
+    if isinstance(model_or_folder, (str, Path)):
+        source = source or Path(model_or_folder)
+    if source is None and include:
+        raise ValueError("`include` names files of a folder; a model has none. Give the folder.")
+    more = {} if source is None else included(source, include)
+    folder = prepared(model_or_folder, scratch, options, where)
+    if folder == scratch:  # it was written just now
+        files = {path.name: path for path in sorted(scratch.iterdir())}
+    else:
+        files = selected(folder, OURS[folder_kind(folder)])
+    files |= {name: path for name, path in more.items() if name not in files}
+    return Contents(folder, files, [] if source is None else left_out(source, files))
 
 
 def is_hub_id(name: str, roots: Iterable[Path] = (Path(),)) -> bool:
@@ -67,6 +111,7 @@ def prepared(
     if not isinstance(model_or_folder, (str, Path)):
         return export(model_or_folder, scratch, **{**(where or {}), **options})
     folder = Path(model_or_folder)
+    selected(folder, OURS[folder_kind(folder)])  # before anything is read: no link may lead elsewhere
     if folder_kind(folder) == "adapter" and set(options) <= {"card"}:
         return _adapter(folder, scratch, options.get("card"))
     if folder_kind(folder) == "model":
@@ -99,24 +144,6 @@ def folder_kind(folder: Path) -> Kind:
     )
 
 
-def files_of(folder: Path) -> dict[str, Path]:
-    """The files to publish by their path in the repository; hidden ones and caches stay.
-
-    Raises:
-        ValueError: If some of them may be pickles.
-    """
-    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    files = {
-        name.as_posix(): path
-        for name, path in paths.items()
-        if not any(part.startswith(".") or part == "__pycache__" for part in name.parts)
-    }
-    unsafe = [name for name in files if Path(name).suffix.lower() in UNSAFE]
-    if unsafe:
-        raise ValueError(f"{folder} holds {unsafe}, which may be pickles: only safetensors are published.")
-    return files
-
-
 def _adapter(folder: Path, scratch: Path, card: str | None) -> Path:
     """The adapter with its card. A base that is a folder of this computer says nothing to others and is left out, of
     the config as of a card that names it; so is peft's own card that nobody has filled in."""
@@ -127,7 +154,9 @@ def _adapter(folder: Path, scratch: Path, card: str | None) -> Path:
     if card is None and not local and not rewritten:
         return folder
     check_empty(scratch)
-    shutil.copytree(folder, scratch, dirs_exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    for name, path in selected(folder, OURS["adapter"]).items():
+        shutil.copyfile(path, scratch / name)
     if local:
         write_json(scratch / "adapter_config.json", {**config, "base_model_name_or_path": None, "revision": None})
     if card is not None:
@@ -166,9 +195,10 @@ def _has_code(folder: Path, config: dict[str, Any], name: str) -> bool:
 
 def _exported_again(folder: Path, name: str, scratch: Path, options: Mapping[str, Any]) -> Path:
     """A model folder of ours as an export, with the card, the records and the figures that lie there."""
-    found: dict[str, Any] = {"figures": {path.name: path for path in folder.glob("*.png")}}
+    files = selected(folder, OURS["model"])
+    found: dict[str, Any] = {"figures": {name: path for name, path in files.items() if path.suffix in FIGURES}}
     for record in ("search", "pareto"):
-        if (folder / f"{record}.json").is_file():
+        if f"{record}.json" in files:
             found[record] = json.loads((folder / f"{record}.json").read_text(encoding="utf-8"))
     if (folder / "README.md").is_file() and not options.get("stock"):
         found["card"] = (folder / "README.md").read_text(encoding="utf-8")

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..escape import code, hub_link, prose
+
 
 Kind = Literal["supersam_subnet", "supersam_supernet", "ofb_subnet", "segmenter", "adapter"]
 
@@ -25,8 +27,8 @@ class Source:
     def link(self, kind: str = "") -> str:
         """Markdown: a repository as a link, a folder by its name. `kind` is "datasets/" for a dataset."""
         if self.hub_id is not None:
-            return f"[{self.hub_id}](https://huggingface.co/{kind}{self.hub_id})"
-        return self.name if " " in self.name else f"`{self.name}`"
+            return hub_link(self.hub_id, kind)
+        return prose(self.name) if " " in self.name else code(self.name)
 
 
 @dataclass(frozen=True)

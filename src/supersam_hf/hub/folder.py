@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, SamProcessor
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from ..files import write_json
+from ..files import write_json, written_aside
 from ..models.classifiers import CLASSIFIER_CLASSES, SEGMENTER_CLASSES
 from ..models.supersam import SuperSamImageProcessor, SuperSamModel, SuperSamProcessor
 from .readme import plain_readme, signed
+from .selection import FIGURES, WRITTEN, Kind
 
 
 def _auto_map(kind: Any, auto_class: str) -> dict[str, str]:
@@ -50,18 +51,16 @@ PROCESSOR_AUTO_MAP = {
 }
 CODE = ("attention", "configuration", "modeling", "segmentation")
 # What exports of each kind may hold at the top: what an earlier one left is replaced. Anything else is the owner's.
-OURS = {
+OURS: dict[Kind, tuple[str, ...]] = {
+    **WRITTEN,
     "model": (
-        *("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-        *("processor_config.json", "preprocessor_config.json", "search.json", "pareto.json"),
+        *WRITTEN["model"],
         *("attention_supersam.py", "configuration_supersam.py", "elastic_supersam.py", "extraction_supersam.py"),
         *("image_processing_supersam.py", "layers_supersam.py", "modeling_supersam.py", "pareto_supersam.py"),
         "rgb_supersam.py",
         *(f"{part}_{kind.config_class.model_type}.py" for kind in OF_IMAGES for part in CODE),
     ),
-    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
 }
-FIGURES = (".png", ".svg", ".jpg", ".webp")
 
 
 def export(
@@ -112,19 +111,17 @@ def export(
     check_replaceable(folder)
     if stock:
         model = _stock_model(model)
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    _write_model(model, aside, max_shard_size)
-    _write_processor(model, processor, aside)
-    (aside / "README.md").write_text(signed(card or plain_readme(model, repo_id, revision)), encoding="utf-8")
-    for name, data in (("search.json", search), ("pareto.json", pareto)):
-        if data is not None:
-            write_json(aside / name, data)
-    for name, path in (figures or {}).items():
-        shutil.copyfile(path, aside / name)
-    shutil.rmtree(folder, ignore_errors=True)
-    return aside.rename(folder)
+    with written_aside(folder) as aside:
+        _write_model(model, aside, max_shard_size)
+        _write_processor(model, processor, aside)
+        (aside / "README.md").write_text(signed(card or plain_readme(model, repo_id, revision)), encoding="utf-8")
+        for name, data in (("search.json", search), ("pareto.json", pareto)):
+            if data is not None:
+                write_json(aside / name, data)
+        for name, path in (figures or {}).items():
+            shutil.copyfile(path, aside / name)
+        check_replaceable(folder)  # still
+    return folder
 
 
 def published_class(config: Mapping[str, Any]) -> str | None:
@@ -167,7 +164,7 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def is_ours(name: str, kind: str = "model") -> bool:
+def is_ours(name: str, kind: Kind = "model") -> bool:
     """Whether an export writes files of this name, beside its card and figures."""
     return "/" not in name and any(fnmatch(name, pattern) for pattern in OURS[kind])
 

@@ -10,10 +10,11 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.utils import validate_repo_id
 
 from .commit import Head, Operations, Target, full_id, names, required_token
-from .contents import Kind, files_of, folder_kind, prepared
+from .contents import Contents, contents, folder_kind
 from .errors import step_of
 from .folder import is_ours
 from .readme import adapter_readme, addressed, keeps_other_text, merged_readme, with_tags
+from .selection import Kind, left_out_line
 
 
 logger = logging.getLogger(__name__)
@@ -39,13 +40,15 @@ def push(
     commit_message: str | None = None,
     commit_description: str | None = None,
     tags: Sequence[str] | None = None,
+    include: Sequence[str] = (),
     **export_options: Any,
 ) -> CommitInfo:
     """Publishes a model, or the folder of a model or a peft adapter, in one commit.
 
     The repository and the branch are made if they are not there. A README.md that somebody has written or edited there
     keeps its text and gets the new card's metadata, with a warning; files of an earlier push that the new one does not
-    have are deleted in the same commit.
+    have are deleted in the same commit. Of a folder, only what [`export`] writes there is sent, with the figures that
+    its README.md shows and what `include` names; a warning lists what stays. A link out of the folder is refused.
 
     Args:
         model_or_folder (`SuperSamModel`, `OfbViTForImageClassification`, `str` or `Path`): What to publish. A folder
@@ -59,6 +62,7 @@ def push(
         token (`str`, *optional*): With write access; the one of `hf auth login` if left out.
         commit_message, commit_description (`str`, *optional*): Of the commit.
         tags (`list[str]`, *optional*): Added to the card's.
+        include (`list[str]`): More files to send, by their path in the folder; no hidden ones and no pickles.
         export_options: Those of [`export`]: `processor`, `card`, `search`, `pareto`, `figures`, `stock`,
             `max_shard_size`.
 
@@ -66,8 +70,8 @@ def push(
         `CommitInfo`: The commit; the newest one where nothing has changed.
 
     Raises:
-        ValueError: If `repo_id` is malformed, there is no model, or `version` is given for a pull request; before
-            anything is sent.
+        ValueError: If `repo_id` is malformed, there is no model, a file to send is a link out of the folder or cannot
+            be sent, or `version` is given for a pull request; before anything is sent.
         LocalTokenNotFoundError: If there is no token.
         PushError: If the Hub refuses, or the connection is lost; nothing is half published.
     """
@@ -78,36 +82,31 @@ def push(
     repo_id = full_id(api, repo_id)
     with TemporaryDirectory() as scratch:
         where = {"repo_id": repo_id, "revision": version or revision}
-        folder = prepared(model_or_folder, Path(scratch) / "model", export_options, where)
-        upload = Upload(folder, tags or (), repo_id, version or revision)
+        found = contents(model_or_folder, Path(scratch) / "model", export_options, where, include=include)
+        upload = Upload(found, tags or (), repo_id, version or revision)
+        if found.left_out:
+            logger.warning(left_out_line(Path(model_or_folder), found.left_out))
         target = Target(api, repo_id, "model", private, revision, create_pr)
-        target.make()
         message = commit_message or f"Upload {upload.kind}"
-        commit = target.commit(
-            lambda head: upload.operations(target, head), commit_message=message, commit_description=commit_description
-        )
-    if version is not None:
-        with step_of(repo_id, f"tag the commit {version!r}", "The commit is there, its tag is not."):
-            api.create_tag(repo_id, tag=version, revision=commit.oid, exist_ok=True)
-    return commit
+        return upload.send(target, version, commit_message=message, commit_description=commit_description)
 
 
 class Upload:
-    """The files of a folder on their way to a repository.
+    """The files of a model or an adapter on their way to a repository.
 
     Args:
-        folder (`Path`): Of a model or an adapter.
+        contents ([`Contents`]): What is sent.
         tags (`list[str]`): Added to the card's.
         repo_id (`str`): The repository.
         revision (`str`, *optional*): What its card's snippets pin.
     """
 
-    def __init__(self, folder: Path, tags: Sequence[str], repo_id: str, revision: str | None = None) -> None:
-        self.kind: Kind = folder_kind(folder)
-        self.files = files_of(folder)
+    def __init__(self, contents: Contents, tags: Sequence[str], repo_id: str, revision: str | None = None) -> None:
+        self.kind: Kind = folder_kind(contents.folder)
+        self.files = dict(contents.files)
         readme = self.files.pop("README.md", None)
         if readme is None:
-            card = adapter_readme(folder) if self.kind == "adapter" else ""
+            card = adapter_readme(contents.folder) if self.kind == "adapter" else ""
         else:
             card = addressed(readme.read_text(encoding="utf-8"), repo_id, revision)
         self.card = with_tags(card, tags)
@@ -119,6 +118,19 @@ class Upload:
                 f"it holds a {EXCLUDED[self.kind]}: a repository holds a model or an adapter. Push the {self.kind} to "
                 f"another, or delete the {other} there"
             )
+
+    def send(self, target: Target, version: str | None = None, **message: Any) -> CommitInfo:
+        """Commits, and tags the commit with `version`.
+
+        Raises:
+            PushError: If the Hub refuses, or the connection is lost.
+        """
+        target.make()
+        commit = target.commit(lambda head: self.operations(target, head), **message)
+        if version is not None:
+            with step_of(target.repo_id, f"tag the commit {version!r}", "The commit is there, its tag is not."):
+                target.api.create_tag(target.repo_id, tag=version, revision=commit.oid, exist_ok=True)
+        return commit
 
     def operations(self, target: Target, head: Head) -> Operations:
         """What to change about the head of the branch.

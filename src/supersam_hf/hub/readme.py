@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
+from ..escape import python
+
 
 # Where an exported folder's own card says what its snippet loads.
 HERE = "  # this folder; on the Hub, the name of its repository"
@@ -18,6 +20,7 @@ AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
     "image-segmentation": "AutoModelForSemanticSegmentation",
 }
+PYTHON_BLOCK = re.compile(r"^```python$.*?^```$", re.MULTILINE | re.DOTALL)
 # Ends a card that an export wrote: while the text before it is the one that was written, it is nobody's own words.
 SIGNATURE = re.compile(r"\s*<!-- supersam_hf card ([0-9a-f]{16}) -->\s*\Z")
 
@@ -91,8 +94,12 @@ def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
     other card as it is."""
     if not _is_as_written(_parsed(card, "the model card").text):
         return card
-    there = f'"{repo_id}"' + ("" if revision is None else f', revision="{revision}"')
-    return signed(card.replace(HERE, "").replace('("."', f"({there}").replace('model="."', f"model={there}"))
+    there = python(repo_id) + ("" if revision is None else f", revision={python(revision)}")
+
+    def loading_it(block: re.Match[str]) -> str:
+        return block[0].replace(HERE, "").replace('("."', f"({there}").replace('model="."', f"model={there}")
+
+    return signed(PYTHON_BLOCK.sub(loading_it, card))
 
 
 def with_tags(readme: str, tags: Sequence[str]) -> str:
@@ -122,8 +129,8 @@ def plain_readme(model: Any, repo_id: str | None = None, revision: str | None = 
         pipeline_tag=task,
         tags=["supersam" if sam else "ofb", "pruning"],
     )
-    pinned = "" if revision is None else f', revision="{revision}"'
-    arguments = f'"{repo_id or "."}"{pinned}{"" if stock else ", trust_remote_code=True"}'
+    pinned = "" if revision is None else f", revision={python(revision)}"
+    arguments = f"{python(repo_id or '.')}{pinned}{'' if stock else ', trust_remote_code=True'}"
     here = "" if repo_id else HERE
     code = "" if stock else " Its code is in this repository: read it, and pin the `revision` that you have read."
     return f"""---

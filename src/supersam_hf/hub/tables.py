@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..escape import prose, table_row
 from .facts import CardFacts, Layer, Limit, StageCost
 
 
@@ -69,8 +70,8 @@ def table(columns: Mapping[str, Sequence[str]]) -> str:
     shown = {head: cells for head, cells in columns.items() if any(cells)}
     if not shown:
         return ""
-    rows = [list(shown), ["---"] * len(shown), *(list(row) for row in zip(*shown.values()))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [list(shown), ["---"] * len(shown), *(list(cells) for cells in zip(*shown.values()))]
+    return "\n".join(map(table_row, rows))
 
 
 def results(facts: CardFacts) -> str:
@@ -101,12 +102,13 @@ def measured_on(facts: CardFacts) -> str:
     if timed is None or timed.latency is None or not facts.hardware:
         return ""
     batch, timing, ran_on = timed.latency["batch_size"], timed.latency["latency"], facts.hardware
-    what = f"{batch} image{'s' * (batch != 1)}" + ("" if facts.kind in MACS else " with one box prompt each")
+    what = f"{batch:d} image{'s' * (batch != 1)}" + ("" if facts.kind in MACS else " with one box prompt each")
     several = sum(row.latency is not None for row in facts.rows) > 1
     rounds = "rounds, all models timed in turn in each" if several else "runs"
     text = (
-        f"Latency: median of {timing['repeats']} {rounds}, {what}, on "
-        f"{ran_on['device']} ({ran_on['threads']} thread{'s' * (ran_on['threads'] != 1)}, torch {ran_on['torch']}); "
+        f"Latency: median of {timing['repeats']:d} {rounds}, {what}, on "
+        f"{prose(ran_on['device'])} ({ran_on['threads']:d} thread{'s' * (ran_on['threads'] != 1)}, "
+        f"torch {prose(ran_on['torch'])}); "
         "in brackets the 10th to 90th percentile."
     )
     if _to_the_original(facts):
@@ -124,7 +126,7 @@ def _to_the_original(facts: CardFacts) -> bool:
 def layers(rows: Sequence[Layer]) -> str:
     """What is left of each layer of the original: kept of full, by width."""
     names = list(rows[0].full) if rows else []
-    columns = {"layer": [str(row.index) for row in rows]}
+    columns = {"layer": [f"{row.index:d}" for row in rows]}
     for name in names:
         columns[name] = [_kept(row, name) for row in rows]
     columns["mIoU without this layer"] = ["" if r.miou_without is None else quality(r.miou_without) for r in rows]
@@ -134,7 +136,13 @@ def layers(rows: Sequence[Layer]) -> str:
 def ranking(rows: Sequence[Layer]) -> str:
     """What the removal of each layer costs."""
     without = ["" if row.miou_without is None else quality(row.miou_without) for row in rows]
-    return table({"layer": [str(row.index) for row in rows], "mIoU without this layer": without})
+    return table({"layer": [f"{row.index:d}" for row in rows], "mIoU without this layer": without})
+
+
+def classes(ious: Sequence[tuple[str, float | None]]) -> str:
+    """The IoU of each class, by name."""
+    shown = ["" if iou is None else quality(iou) for _, iou in ious]
+    return table({"class": [prose(name) for name, _ in ious], "IoU": shown})
 
 
 def budget(limits: Sequence[Limit]) -> list[str]:
@@ -187,7 +195,7 @@ def _rate(timed: Mapping[str, Any]) -> str:
 def _kept(layer: Layer, name: str) -> str:
     if layer.kept is None:
         return "removed"
-    return f"{layer.kept[name]} of {layer.full[name]}"
+    return f"{layer.kept[name]:d} of {layer.full[name]:d}"
 
 
 def _limit(limit: Limit) -> str:
@@ -210,6 +218,7 @@ def _limit(limit: Limit) -> str:
 __all__ = [
     "budget",
     "carbon",
+    "classes",
     "costs",
     "count",
     "duration",

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.skipped import SkipLog
-from ..files import changed_keys, scratch_of, write_json, write_whole
+from ..files import changed_keys, write_json, write_whole, written_aside
 from ..lock import sole_writer
 from ..measure.cost import CostMeter
 from ..processes import join_processes
@@ -124,14 +123,11 @@ class RunFolder:
         if not self.state.is_main_process:
             return
         folder = self.folder / name
-        aside = scratch_of(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        for part in parts:
-            part.save_pretrained(aside)
         if folder.exists() and not self.has_model(name):
             _put_aside(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        with written_aside(folder) as aside:
+            for part in parts:
+                part.save_pretrained(aside)
 
 
 def _put_aside(path: Path) -> None:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
-from ..files import fingerprint, write_json
+from ..files import fingerprint, write_json, write_whole
 from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from .costs import run_costs
@@ -132,7 +132,7 @@ def _write(run: OfbRun, table: list[Row]) -> str:
     write_json(run.folder / "results.json", results)
     text = results_table(table, "trained here" if run.recipe.pretrain.enabled else "")
     text += speed_line(table) + budget_line(results["search"])
-    (run.folder / "results.md").write_text(text)
+    write_whole(run.folder / "results.md", text)
     return text
 
 

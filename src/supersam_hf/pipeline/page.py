@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import write_whole
+from ..escape import printable
+from ..files import check_links, check_overwritable, write_whole
 from ..plots import plot_bimask, plot_losses, plot_training
 from ..plots.common import read_log
 from .page_facts import page_facts
@@ -70,16 +71,22 @@ def write_page(folder: Path | str, output: Path | str | None = None) -> Path:
         `Path`: The file.
 
     Raises:
-        ValueError: If the folder holds no run, or `output` is a folder.
+        ValueError: If the folder holds no run, or a link in it leads out of it, or a file lies at `output` that is no
+            page of ours.
     """
     from jinja2 import Environment, StrictUndefined
 
     folder = Path(folder)
-    output = folder / "report.html" if output is None else Path(output)
+    given, output = output is not None, Path(output or folder / "report.html")
     if output.is_dir():
         raise ValueError(f"`output` is {str(output)!r}, which is a folder; give the file to write.")
+    if given:
+        check_overwritable(output, "`output`")
+    check_links(folder)
     facts = page_facts(folder)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=printable
+    )
     template = environment.from_string((importlib.resources.files(__package__) / "page.html").read_text("utf-8"))
     text = template.render(f=facts, figures=[(figure, _inlined(path)) for figure, path in _pictures(folder)])
     output.parent.mkdir(parents=True, exist_ok=True)

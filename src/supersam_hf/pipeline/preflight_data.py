@@ -15,7 +15,8 @@ from ..data.load import layout_of, peek_source
 from ..data.parquet_files import NotParquetError
 from ..data.shape_classes import CLASS_NAMES
 from ..data.source import Source, UnreadableError
-from ..data.splits import NoSplitError, is_saved, resolve_split, split_slice, stored_splits
+from ..data.splits import NoSplitError, is_saved, resolve_split, split_slice
+from ..data.stored import stored_splits
 from .preflight import Problems, check_installed
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
+from ..escape import shell
 from ..files import fingerprint
 from ..hub.card import model_card
 from ..hub.facts import CardFacts
@@ -136,11 +137,12 @@ def _refuse_without_supernet(records: RunRecords, name: str) -> None:
         return
     if name == "supernet":
         raise ValueError(f"{records.folder} trained no supernet: it searched in {started}. Push that one.")
-    asked = "found" if name == "subnet" else name
-    pinned = "" if revision is None else f" --model.revision {revision}"
+    asked = shell("found" if name == "subnet" else name)
+    to = shell(str(records.folder))
+    pinned = "" if revision is None else f" --model.revision {shell(revision)}"
     raise ValueError(
         f"{records.folder} trained no supernet: it searched in {started}. To push {name} of it, take it out first: "
-        f"`supersam-hf extract --model.name {started}{pinned} --output_dir {records.folder} --subnet {asked}`, then "
+        f"`supersam-hf extract --model.name {shell(started)}{pinned} --output_dir {to} --subnet {asked}`, then "
         "push `subnet`."
     )
 

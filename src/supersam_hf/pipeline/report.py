@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..elastic.cost import count_macs, count_parameters
 from ..evaluation import SubnetEvaluator, box_baseline
-from ..files import fingerprint, write_json
+from ..files import fingerprint, write_json, write_whole
 from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
@@ -181,10 +181,10 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     """The numbers first, then what is made of them: nothing that was computed is lost where a figure fails."""
     _write_numbers(run, table, before)
     text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
-    (run.folder / "results.md").write_text(text)
+    write_whole(run.folder / "results.md", text)
     if run.recipe.data.prompt == "box":
         text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
-        (run.folder / "results.md").write_text(text)
+        write_whole(run.folder / "results.md", text)
     print(text)
     untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
     plot_pareto([*table, *untrained], run.folder / "pareto.png")

@@ -13,7 +13,8 @@ from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.source import UnreadableError
 from ..elastic.cost import count_macs
-from ..files import fingerprint, write_json
+from ..escape import prose
+from ..files import fingerprint, write_json, write_whole
 from ..hub import tables
 from ..hub.card import model_card
 from ..hub.readme import signed
@@ -46,12 +47,12 @@ def report(recipe: SegmenterRecipe, model: Any, evaluation: SemanticDataset, fol
         results["latency"] = asdict(_latency(model, recipe.repeats))
         write_json(folder / "results.json", results)
     text = table(results, found)
-    (folder / "results.md").write_text(text)
+    write_whole(folder / "results.md", text)
     print(text)
     plot_segmentation(_samples(model, evaluation, recipe.stride), evaluation.label_names, folder / "overlays.png")
     shutil.copyfile(folder / "overlays.png", folder / "segmenter" / "overlays.png")
     card = model_card(segmenter_facts(recipe, results, model.config, folder))
-    (folder / "segmenter" / "README.md").write_text(signed(card), encoding="utf-8")
+    write_whole(folder / "segmenter" / "README.md", signed(card))
     return results
 
 
@@ -93,7 +94,7 @@ def table(results: dict[str, Any], found: SegmentationResult) -> str:
     columns |= {"mIoU": f"{found.miou:.2%}", "mAcc": f"{found.macc:.2%}", "aAcc": f"{found.aacc:.2%}"}
     columns["one window"] = f"{results['latency']['median_ms']:.1f} ms" if "latency" in results else ""
     ious = ["none in the data" if iou is None else f"{iou:.2%}" for iou in found.class_ious]
-    classes = tables.table({"class": results["label_names"], "IoU": ious})
+    classes = tables.table({"class": [prose(name) for name in results["label_names"]], "IoU": ious})
     return f"{tables.table({head: [cell] for head, cell in columns.items()})}\n\n{classes}\n"
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..files import MARK, check_overwritable, file_aside
+
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -37,20 +39,24 @@ STYLE = {
     "hatch.linewidth": 0.5,
 }
 FORMATS = (".png", ".pdf", ".svg")
+# Where each format says who wrote it.
+AUTHOR = {".png": "Software", ".pdf": "Creator", ".svg": "Creator"}
 
 
 def check_path(path: str | Path) -> Path:
-    """`path` as a `Path`; `ValueError` if it does not end as a picture does."""
+    """`path` as a `Path`; `ValueError` if it does not end as a picture does, or a file lies there that is not ours."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"`path` is {path}; give a file that ends in one of {list(FORMATS)}.")
+    check_overwritable(path, "`path`")
     return path
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the picture, making its folder."""
+    """Writes the picture whole, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with file_aside(path) as aside:
+        figure.savefig(aside, metadata={AUTHOR[path.suffix.lower()]: MARK})
     return path
 
 

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ..escape import figure as figure_text
 from .common import GREY, OBJECT_COLORS, STYLE, check_path, save
 
 
@@ -49,7 +50,7 @@ def plot_segmentation(
         axes.set_title(title)
     seen = {int(label) for sample in samples for name in ("labels", "predicted") for label in np.unique(sample[name])}
     shown = [i for i, name in enumerate(label_names) if i in seen and name != "background"][:MOST_NAMED]
-    handles = [Patch(color=_colour(i, label_names), label=label_names[i]) for i in shown]
+    handles = [Patch(color=_colour(i, label_names), label=figure_text(label_names[i])) for i in shown]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
     return save(figure, path)

@@ -1,5 +1,6 @@
 """Meta's original SAM checkpoints (`sam_vit_b_01ec64.pth` and their kin) under transformers' names."""
 
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -77,14 +78,33 @@ def load_meta_checkpoint(path: str | Path) -> tuple[SuperSamConfig, StateDict]:
         `tuple[SuperSamConfig, dict[str, torch.Tensor]]`: The config, and the weights under `SamModel`'s names.
 
     Raises:
-        ValueError: If the file is not a `torch.save` archive or does not hold an original SAM.
+        ValueError: If the file is not a `torch.save` archive, holds more than tensors (it is not loaded then: a pickle
+            may run code), or does not hold an original SAM.
     """
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(f"`path` must be a `.pth` file written by `torch.save`, as Meta's are; {path} is not.")
-    state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state_dict = _tensors_of(Path(path))
     converted = convert_meta_state_dict(state_dict)
     return SuperSamConfig(**config_from_meta(state_dict)), converted
+
+
+def _tensors_of(path: Path) -> StateDict:
+    """The state dict of a `torch.save` archive, of which no code is run."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"`path` must be a `.pth` file written by `torch.save`, as Meta's are; {path} is not.")
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path} is no plain state dict: it holds a pickle of more than tensors, which may run code when it is "
+            "loaded, or is broken; nothing of it was run. Where it is yours, write "
+            f"`torch.save(model.state_dict(), ...)` of it first. ({why})"
+        ) from error
+    if not isinstance(state_dict, dict):
+        raise ValueError(f"{path} holds a {type(state_dict).__name__}, no state dict: give names with their tensors.")
+    return state_dict
 
 
 def convert_meta_state_dict(state_dict: StateDict) -> StateDict:

@@ -12,6 +12,14 @@ from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPi
 from .rgb_supersam import safe_formats, to_rgb
 
 
+PROMPT_LEVELS = {
+    "input_points": ("images", "objects", "points", "coordinates"),
+    "input_labels": ("images", "objects", "points"),
+    "input_boxes": ("images", "boxes", "coordinates"),
+}
+COORDINATES = {"input_points": "x and y in px", "input_boxes": "x1, y1, x2, y2 in px"}
+
+
 class SuperSamImageProcessor(SamImageProcessorPil):
     """Resizes the longest side to the model's input (aspect ratio kept), normalises, pads below and to the right.
 
@@ -61,6 +69,22 @@ class SuperSamProcessor(SamProcessor):
     def __init__(self, image_processor: SuperSamImageProcessor) -> None:
         super().__init__(image_processor)
 
+    # Stock numpy says of uneven prompts that an array is inhomogeneous, and takes those of another number of images.
+    def _check_and_preprocess_points(
+        self, input_points: Any = None, input_labels: Any = None, input_boxes: Any = None
+    ) -> tuple[Any, Any, Any]:
+        check_prompts(input_points, input_labels, input_boxes)
+        return super()._check_and_preprocess_points(input_points, input_labels, input_boxes)
+
+    def _normalize_and_convert(self, encoding: Any, original_sizes: Any, **prompts: Any) -> Any:
+        for name in PROMPT_LEVELS:
+            if prompts.get(name) is not None and len(prompts[name]) != len(original_sizes):
+                raise ValueError(
+                    f"`{name}` is of {len(prompts[name])} image(s), but `images` of {len(original_sizes)}; give those "
+                    "of each image."
+                )
+        return super()._normalize_and_convert(encoding, original_sizes, **prompts)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *, image_size: int | None = None, **kwargs: Any
@@ -83,6 +107,57 @@ class SuperSamProcessor(SamProcessor):
         vision = config.vision_config
         # the mask decoder upscales its grid by 4
         return cls(SuperSamImageProcessor(**_sizes(vision.image_size, 4 * vision.image_size // vision.patch_size)))
+
+
+def prompt_shape(name: str, prompts: Any) -> tuple[int, ...] | None:
+    """How many of each level prompts have: (images, objects, points, 2), for example; None of a form without objects,
+    of which transformers takes some.
+
+    Args:
+        name (`str`): "input_points", "input_labels" or "input_boxes".
+        prompts (`list`, `np.ndarray` or `torch.Tensor`): Nested by image, object, point and coordinate.
+
+    Raises:
+        ValueError: If they have not as many for each image, or for each object: they make no batch.
+    """
+    shape, entries = [], [prompts.tolist() if hasattr(prompts, "tolist") else prompts]
+    for level in PROMPT_LEVELS[name][: _depth(entries[0])]:
+        if not all(isinstance(entry, (list, tuple)) for entry in entries):
+            return None
+        counts = [len(entry) for entry in entries]
+        if 0 in counts:
+            raise ValueError(f"`{name}` has no {level} in one place; leave it out, or give some for each image.")
+        shape.append(counts)
+        entries = [child for entry in entries for child in entry]
+    if len(shape) != len(PROMPT_LEVELS[name]):
+        return None
+    for level, counts in zip(PROMPT_LEVELS[name], shape):
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"`{name}` has uneven numbers of {level}: {counts}. All images of a batch need as many: repeat some, "
+                "or prepare the images one by one."
+            )
+    return tuple(counts[0] for counts in shape)
+
+
+def _depth(nested: Any) -> int:
+    """How deep lists lie in each other, along the first of each."""
+    return 1 + (_depth(nested[0]) if len(nested) else 0) if isinstance(nested, (list, tuple)) else 0
+
+
+def check_prompts(points: Any, labels: Any, boxes: Any) -> None:
+    """`ValueError` unless points, labels and boxes are even, and of the same objects."""
+    given = {"input_points": points, "input_labels": labels, "input_boxes": boxes}
+    shapes = {name: prompt_shape(name, value) for name, value in given.items() if value is not None}
+    for name, sizes in {"input_points": 2, "input_boxes": 4}.items():
+        shape = shapes.get(name)
+        if shape is not None and shape[-1] != sizes:
+            raise ValueError(f"`{name}` has {shape[-1]} coordinates each; give {sizes}: {COORDINATES[name]}.")
+    for name, other, levels in (("input_labels", "input_points", 3), ("input_boxes", "input_points", 2)):
+        one, two = shapes.get(name), shapes.get(other)
+        if one is not None and two is not None and one[:levels] != two[:levels]:
+            what = ", ".join(PROMPT_LEVELS["input_points"][:levels])
+            raise ValueError(f"`{name}` is of {one[:levels]} ({what}), `{other}` of {two[:levels]}; give as many.")
 
 
 def non_maximum_suppression(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from ...escape import code, python
 from ...hub import tables
 from ...hub.facts import CardFacts, Row, Source
 from .lines import cost_note, prompt_lines, seed_limit
@@ -69,8 +70,8 @@ def _data_lines(trained: dict[str, Any] | None, data: Source) -> list[str]:
     args, images = trained["data"], trained.get("images")
     counted = "" if images is None else f"{images:,} images, "
     return [
-        f"Trained on {name}: {counted}split `{args['train_split']}`.",
-        f"Evaluated on {name}: split `{args['eval_split']}`.",
+        f"Trained on {name}: {counted}split {code(args['train_split'])}.",
+        f"Evaluated on {name}: split {code(args['eval_split'])}.",
         *prompt_lines(args),
     ]
 
@@ -82,7 +83,7 @@ def _base_facts(records: RunRecords, adapt: dict[str, Any], base: Source | None)
         return {}
     start = records.read("start.json")
     revision = start.get("revision") if start.get("name") == base.hub_id else None
-    given = [f'"{base.hub_id}"', *([] if revision is None else [f'revision="{revision}"'])]
+    given = [python(base.hub_id), *([] if revision is None else [f"revision={python(revision)}"])]
     own_code = adapt["elastic"] or _model_type(base.hub_id, revision) == "supersam"
     return {"base_arguments": ", ".join(given), "own_code": own_code}
 
@@ -100,7 +101,7 @@ def _lines(adapt: dict[str, Any]) -> list[str]:
         f"takes {tables.megabytes(adapt['adapter_bytes'])}."
     ]
     if adapt["method"] == "lora":
-        lines.append(f"Rank {adapt['r']}, alpha {adapt['alpha']}, dropout {adapt['dropout']:g}.")
+        lines.append(f"Rank {adapt['r']:d}, alpha {adapt['alpha']:g}, dropout {adapt['dropout']:g}.")
     if adapt["elastic"]:
         lines.append("One adapter for every subnet: its matrices are sliced with the supernet's windows.")
     return lines

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...elastic.cost import count_macs, count_parameters
+from ...escape import code
 from ...hub.facts import Layer, Limit
 
 
@@ -57,7 +58,7 @@ def why(found: dict[str, Any]) -> list[str]:
 def search_lines(found: dict[str, Any], pmim: bool) -> list[str]:
     """How long the search was, and what it could have found."""
     steps = f"{found['search_steps']:,} of the {found['max_steps']:,} training steps searched"
-    lines = [f"Bi-mask search, preset `{found['preset']}`: {steps}. Seed {found['seed']}."]
+    lines = [f"Bi-mask search, preset {code(found['preset'])}: {steps}. Seed {found['seed']:d}."]
     smallest = found["smallest"]
     lines.append(
         f"The smallest network of the space has {smallest['params']:,} parameters and {smallest['macs']:,} "

@@ -110,7 +110,7 @@ def _origin(records: RunRecords, finetuned: bool) -> str:
 
 
 def _streams(architecture: dict[str, Any]) -> str:
-    return ", ".join(map(str, stream_widths(architecture)))
+    return ", ".join(f"{width:d}" for width in stream_widths(architecture))
 
 
 def _pmim(records: RunRecords) -> bool:

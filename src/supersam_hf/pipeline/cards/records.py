@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
+from ...files import check_links
 from ...hub.contents import is_hub_id
 from ...hub.facts import Source, StageCost
 from ...measure.cost import read_sittings, total_cost
@@ -25,13 +26,14 @@ class RunRecords:
         folder (`Path`): Of the run.
 
     Raises:
-        ValueError: If it is no run's folder.
+        ValueError: If it is no run's folder, or a link in it leads out of it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / "start.json").is_file():
             raise ValueError(f"{folder} is no run's folder: it has no start.json.")
+        check_links(folder)
 
     def read(self, name: str) -> Any:
         """A JSON file of the run, or None."""

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...escape import code, prose
 from ...hub.facts import CardFacts, Row
 from ...segmenter_recipe import SegmenterRecipe
 from .lines import seed_limit, training_line
@@ -44,13 +45,13 @@ def segmenter_facts(recipe: SegmenterRecipe, results: dict[str, Any], config: An
         data=data,
         evaluated=data,
         data_lines=[
-            f"Trained on {data.link('datasets/')}, split `{recipe.data.train_split}`.",
-            f"Evaluated on {results['num_images']:,} images, split `{recipe.data.eval_split}`, in their own size.",
+            f"Trained on {data.link('datasets/')}, split {code(recipe.data.train_split)}.",
+            f"Evaluated on {results['num_images']:,} images, split {code(recipe.data.eval_split)}, in their own size.",
         ],
         rows=[row],
         training_lines=[training_line("Fine-tuned", trained)],
         limits=[
-            f"Tells {len(results['label_names'])} classes apart: {', '.join(results['label_names'][:20])}"
+            f"Tells {len(results['label_names'])} classes apart: {', '.join(map(prose, results['label_names'][:20]))}"
             f"{', …' if len(results['label_names']) > 20 else ''}.",
             f"Evaluated by windows of {config.image_size} px at the images' own size, averaged where they overlap "
             "(`supersam_hf.segmentation.predict`); the pipeline resizes the whole image to one window.",

@@ -92,7 +92,7 @@ def supernet_facts(
     extra = {
         "size": space.size,
         "point": f"pareto-{middle}" if points else None,
-        "max_params": points[middle]["params"] if points else None,
+        "max_params": f"{points[middle]['params']:d}" if points else None,
         "space_lines": space_lines(space),
         "ranked": ranked,
         "quality_lines": quality_lines(records, weights),

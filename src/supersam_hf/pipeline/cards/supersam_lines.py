@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ...escape import prose
 from ...models.supersam import ElasticSpace
 from ...training.milestone import milestone_line
 from .lines import ENGINES, seed_limit, training_line
@@ -34,11 +35,11 @@ def _ranked_on(records: RunRecords) -> str:
     values = records.stages.get("rank-layers", {}).get("values")
     if values is None:
         return ""
-    return f" on {min(values['rank_layers']['num_images'], values['holdout_images'])} images kept out of training"
+    return f" on {min(values['rank_layers']['num_images'], values['holdout_images']):d} images kept out of training"
 
 
 def _listed(values: Iterable[float]) -> str:
-    return ", ".join(map(str, values)) or "none"
+    return ", ".join(f"{value:g}" for value in values) or "none"
 
 
 def _reordered(args: dict[str, Any]) -> str:
@@ -56,7 +57,7 @@ def search_lines(records: RunRecords) -> list[str]:
     lines = [
         f"{ENGINES[found['engine']]} looked for the {GOALS[found['goal']]} within the budget: {counts['asks']:,} "
         f"subnets proposed, {counts['rejected']:,} of them rejected by their cost, {counts['repeated']:,} repeated, "
-        f"{counts['trials']:,} run on images, {counts['feasible']:,} within the budget. Seed {found['seed']}."
+        f"{counts['trials']:,} run on images, {counts['feasible']:,} within the budget. Seed {found['seed']:d}."
     ]
     if holdout is not None:
         lines.append(f"It saw {holdout:,} images of the training split that were kept out of training, and no other.")
@@ -79,9 +80,9 @@ def training_lines(records: RunRecords, *more: str) -> list[str]:
     args = records.trained("train")
     if args is not None:
         how = "one optimiser step a batch" if args["mode"] == "accumulate" else "an optimiser step after each"
-        what = f"Supernet, by the sandwich rule (largest, smallest, {args['num_sampled']} sampled a batch; {how})"
+        what = f"Supernet, by the sandwich rule (largest, smallest, {args['num_sampled']:d} sampled a batch; {how})"
         lines.insert(min(1, len(lines)), training_line(what, args))
-    return lines if records.milestone is None else [*lines, milestone_line(records.milestone)]
+    return lines if records.milestone is None else [*lines, prose(milestone_line(records.milestone))]
 
 
 def _pretrained(records: RunRecords) -> str:
@@ -123,7 +124,8 @@ def quality_lines(records: RunRecords, weights: str | None) -> list[str]:
 def limits(records: RunRecords, cut: bool) -> list[str]:
     data = records.data
     tested = "on other images and prompts it was not tested"
-    lines = [] if data is None else [f"Trained for {data.link('datasets/')} and {prompt(records)} prompts; {tested}."]
+    prompts = f"{prose(prompt(records))} prompts"
+    lines = [] if data is None else [f"Trained for {data.link('datasets/')} and {prompts}; {tested}."]
     if cut:
         lines.append("Only the image encoder was cut; prompt encoder and mask decoder have their full size.")
     args = records.trained("train")
