@@ -119,7 +119,8 @@ def test_no_link_in_a_folder_is_written_through(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         sole_writer(folder).__enter__()
     write_json(folder / "x.json", {})
-    assert (folder / "x.json").read_text() == "{}\n" and not (folder / "x.json").is_symlink()
+    assert (folder / "x.json").read_text() == "{}\n"
+    assert not (folder / "x.json").is_symlink()
     assert outside.read_text() == "mine"
 
 
