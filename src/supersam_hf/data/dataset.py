@@ -26,6 +26,7 @@ from .rows import Rows, TableRows
 from .samples import Samples
 from .skipped import SkipLog
 from .targets import area_averaged_masks, nearest_masks
+from .unreadable import broken_example
 
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class PromptSamples(Samples):
         image, objects = to_rgb(row["image"]), row["objects"]
         size = image.height, image.width
         if objects["segmentation"]:
-            check_mask_size(image_size(objects), size, row["image_id"])
+            with broken_example(f"The example {row['image_id']!r}"):
+                check_mask_size(image_size(objects), size, row["image_id"])
         crop, masks = self._choose(objects, size, rng)
         image = image.crop(crop.corners)
         if self.training:
