@@ -1,4 +1,4 @@
-"""Records that are off: COCO's ids, links and shapes, class folders as tools leave them, what is left out and counted."""
+"""Records that are off: COCO's ids, links and shapes, class folders as tools leave them; what is left out is counted."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def areas(args: DataArguments, log: SkipLog | None = None) -> dict[str, list[int
 WHOLE = {str(number): [900] for number in range(1, 5)}
 
 
-# COCO: whose masks are whose ------------------------------------------------------------------------------------------
+# COCO: whose masks are whose -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["both", "some", "images", "floats", "zeros"])
@@ -175,7 +175,7 @@ def test_what_is_a_crowd(tmp_path: Path, value: Any) -> None:
     assert areas(write_coco(tmp_path, content)) == {**WHOLE, "1": []}
 
 
-# COCO: shapes ---------------------------------------------------------------------------------------------------------
+# COCO: shapes --------------------------------------------------------------------------------------------------------
 
 
 CORNERS = [SQUARE[place : place + 2] for place in range(0, 8, 2)]
@@ -269,7 +269,7 @@ def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
         load_source(write_coco(tmp_path, content), "train")
 
 
-# SA-1B ----------------------------------------------------------------------------------------------------------------
+# SA-1B ---------------------------------------------------------------------------------------------------------------
 
 
 def sa1b_pair(number: int) -> dict[str, bytes]:
@@ -303,7 +303,7 @@ def test_hidden_folders_are_no_folders_of_sa1b(tmp_path: Path) -> None:
     assert len(load_source(DataArguments(str(tmp_path)), "train")) == 1
 
 
-# folders a class ------------------------------------------------------------------------------------------------------
+# folders a class -----------------------------------------------------------------------------------------------------
 
 
 def picture(file: Path, value: int = 90) -> None:

@@ -106,8 +106,8 @@ def _explanation(error: Exception, training: bool) -> tuple[type[TrainingError],
     is_bad_value = isinstance(error, ValueError)  # it may quote anything
     if _has(text, NO_SHARED_MEMORY) and isinstance(error, RuntimeError):
         advice = (
-            "Lower `data.num_workers` (0 needs none) or `data.batch_size`, or give it more (`docker run --shm-size 8g`; "
-            "in Kubernetes a memory volume at /dev/shm); `df -h /dev/shm` tells how much there is."
+            "Lower `data.num_workers` (0 needs none) or `data.batch_size`, or give it more (`docker run --shm-size`, "
+            "in Kubernetes a memory volume there); `df -h /dev/shm` tells how much there is."
         )
         return WorkerError, f"/dev/shm, the shared memory of loader workers, is probably full ({said})", advice
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (_has(text, NO_SPACE) and not is_bad_value):
