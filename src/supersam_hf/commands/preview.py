@@ -64,13 +64,14 @@ def drawn_samples(args: "DataArguments", split: Any, num_images: int, image_size
     for index in np.random.default_rng(args.seed).permutation(len(rows)).tolist():
         try:
             row = rows.read(index)
+            shown = samples.sample(row, 0, index) if samples.shows(row["objects"]) else None
         except UnreadableError as error:
             if args.on_error == "raise":
                 raise
             print(f"left out: {error}", file=sys.stderr)
             continue
-        if samples.shows(row["objects"]):
-            drawn.append({"name": row["image_id"], **_drawn(samples.sample(row, 0, index), processor)})
+        if shown is not None:
+            drawn.append({"name": row["image_id"], **_drawn(shown, processor)})
         if len(drawn) == num_images:
             break
     if not drawn:

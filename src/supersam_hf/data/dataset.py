@@ -20,7 +20,7 @@ from .crops import (
     visible_masks,
     whole_image,
 )
-from .images import to_rgb
+from .images import check_resizable, to_rgb
 from .prompts import box_prompts, point_prompts
 from .rows import Rows, TableRows
 from .samples import Samples
@@ -98,10 +98,12 @@ class PromptSamples(Samples):
         image, objects = to_rgb(row["image"]), row["objects"]
         size = image.height, image.width
         if objects["segmentation"]:
-            with broken_example(f"The example {row['image_id']!r}"):
+            with broken_example(f"Image {row['image_id']!r}"):
                 check_mask_size(image_size(objects), size, row["image_id"])
         crop, masks = self._choose(objects, size, rng)
         image = image.crop(crop.corners)
+        with broken_example(f"Image {row['image_id']!r}"):
+            check_resizable(image.size, self.side)
         if self.training:
             image, masks = self._flip(image, masks, rng)
             masks = masks[self._fill(len(masks), rng)]

@@ -94,7 +94,7 @@ def read_picture(source: ImageSource, name: str | None = None) -> Image.Image:
     try:
         return to_8_bit(image)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise ValueError(f"{name} cannot be shown: {error}") from error
 
 
 def read_rgb(source: ImageSource, name: str | None = None) -> Image.Image:
@@ -110,6 +110,13 @@ def check_shape(size: tuple[int, int], name: str) -> None:
             f"{name} is {longer} px long and {shorter} px wide; pictures of more than {MOST_ELONGATED}:1 vanish when "
             "they are resized."
         )
+
+
+def check_resizable(size: tuple[int, int], side: int) -> None:
+    """Raises `ValueError` for a picture, or a part, of which nothing is left once its longer side is `side` px."""
+    longer, shorter = max(size), min(size)
+    if int(shorter * side / longer + 0.5) < 1:  # as SAM's image processor rounds
+        raise ValueError(f"it is {size[0]} x {size[1]} px (width x height), of which {side} px leave nothing to see.")
 
 
 def decoded_size(image: Image.Image) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class LabelMapRows:
     def read(self, index: int) -> dict[str, Any]:
         file, labels = self.pairs[index]
         with broken_example(str(file)):
-            picture, shown = read_rgb(file), read_classes(labels, self.classes, self.count)
+            picture, shown = read_rgb(file, "it"), read_classes(labels, self.classes, self.count)
             check_mask_size(shown.shape, (picture.height, picture.width), file.name)
             return {"image": picture, "labels": shown}
 

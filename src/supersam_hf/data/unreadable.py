@@ -62,7 +62,7 @@ def read_row(dataset: "Dataset", index: int, *, training: bool) -> dict[str, Any
         raise UnreadableError(f"Row {index} of the {part} data has no image. {ADVICE}")
     name = f"The image of row {index}{_shown(row['image'])} of the {part} data"
     with broken_example(name):
-        return {**row, "image": read_picture(row["image"], name)}
+        return {**row, "image": read_picture(row["image"], "it")}
 
 
 def encoded_images(dataset: "Dataset") -> "Dataset":
@@ -82,8 +82,8 @@ def decode_image(cell: dict[str, Any], name: str) -> Image.Image:
     Raises:
         UnreadableError: If it cannot be read, naming it and its file.
     """
-    with broken_example(f"{name}{_shown(cell)}"):
-        return read_picture(cell, name)
+    with broken_example(name if cell["path"] == name else f"{name}{_shown(cell)}"):
+        return read_picture(cell, "it")
 
 
 def _shown(cell: dict[str, Any] | None) -> str:

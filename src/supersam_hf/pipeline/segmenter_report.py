@@ -11,6 +11,7 @@ import torch
 from .. import __version__
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
+from ..data.source import UnreadableError
 from ..elastic.cost import count_macs
 from ..files import fingerprint, write_json
 from ..hub.card import model_card
@@ -65,10 +66,15 @@ def _without_head(config: Any) -> Any:
 
 
 def _samples(model: Any, dataset: SemanticDataset, stride: float) -> list[dict[str, Any]]:
-    """The first evaluation images as they were, with labels and predictions."""
-    samples = []
-    for index in range(min(SHOWN, len(dataset))):
-        sample, image = dataset[index], dataset.rows.read(index)["image"].convert("RGB")
+    """The first evaluation images that can be read, as they were, with labels and predictions."""
+    samples: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        if len(samples) == SHOWN:
+            break
+        try:
+            sample, image = dataset[index], dataset.rows.read(index)["image"].convert("RGB")
+        except UnreadableError:  # skipped, and told of, in the evaluation
+            continue
         logits = predict(model, sample["pixel_values"][None].to(model.device), stride)
         predicted = logits.argmax(1)[0].cpu().numpy()
         samples.append({"image": np.asarray(image), "labels": sample["labels"].numpy(), "predicted": predicted})

@@ -69,13 +69,13 @@ class ListedSource(Source):
         index = shard * SHARD_FILES + row
         with broken_example(self.name(shard, row), self.root):
             file = self.checked_file(shard, row)
-            objects = self.objects(index, file, encoded_size(file))
+            objects = self.objects(index, file, encoded_size(file, "it"))
         name = self.image_id(index, file)
         return {"image": {"bytes": None, "path": str(file)}, "image_id": name, "objects": objects}
 
     def image_size(self, shard: int, row: int) -> tuple[int, int]:
         with broken_example(self.name(shard, row), self.root):
-            return encoded_size(self.checked_file(shard, row))
+            return encoded_size(self.checked_file(shard, row), "it")
 
     def stamp(self, shard: int) -> str:
         files = [self.file(shard, row) for row in range(self.shards[shard].rows)]

@@ -44,7 +44,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     """Stretch float32 (height, width) to uint8: the smallest finite value to 0, the largest to 255."""
     finite = values[np.isfinite(values)]
     if not finite.size:
-        raise ValueError("None of the pixels is a finite number.")
+        raise ValueError("none of its pixels is a finite number.")
     low, high = float(finite.min()), float(finite.max())
     if finite.size < values.size:
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
