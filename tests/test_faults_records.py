@@ -1,4 +1,4 @@
-"""Records that are off: COCO's ids, links and shapes, class folders as tools leave them; what is left out is counted."""
+"""Records that are off: COCO's ids, links and shapes, class folders as tools leave them; what is left out is told."""
 
 import io
 import json
