@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_shard_size", default="500MB", metavar="SIZE", help="most of a parquet file (500MB)")
     parser.add_argument("--license", help="the Hub's id of the license, for the card: cc-by-4.0, cc0-1.0, ...")
     parser.add_argument("--config_name", help="configuration of a dataset on the Hub that has several")
+    parser.add_argument(
+        "--columns", nargs="+", metavar="NAME=COLUMN", help="columns of a table by what they hold: image=img label=y"
+    )
     parser.add_argument("--image_column", help="column of the images, where a labelled dataset has several")
     parser.add_argument("--label_column", help="column of the labels, where it is not the only ClassLabel")
     parser.add_argument(
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> int:
 
     datasets_logging.set_verbosity_error()
     try:
-        args = PrepareArguments(**values)
+        args = PrepareArguments(**values | {"columns": _columns(values["columns"])})
         if output_dir is None and hub["push"] is None:
             raise ValueError("`--output_dir` names the folder to write; only with `--push` it can be left out.")
         if hub["push"] is None and (hub["include"] or hub["dry_run"]):
@@ -92,6 +95,14 @@ def main(argv: list[str]) -> int:
         print(f"supersam-hf prepare: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _columns(given: list[str] | None) -> dict[str, str] | None:
+    """Columns by what they hold, from "image=img"."""
+    wrong = [part for part in given or () if "=" not in part]
+    if wrong:
+        raise ValueError(f"`--columns` takes NAME=COLUMN, as image=img; got {wrong[0]!r}.")
+    return None if given is None else dict(part.split("=", 1) for part in given)
 
 
 def written_and_pushed(

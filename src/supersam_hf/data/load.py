@@ -160,12 +160,32 @@ def layout_of(args: DataArguments) -> SourceFormat:
     """The layout that the arguments name or, with "auto", that lies there.
 
     Raises:
-        ValueError: If a local folder has none of the known layouts, or is given what only the Hub has.
+        ValueError: If a local folder has none of the known layouts or, plainly, another one than is named, or is given
+            what only the Hub has.
     """
     check_local(args.source, config_name=args.config_name, revision=args.revision)
     if "shapes" in (args.source, args.format):
         return "shapes"
-    return find_format(args.source) if args.format == "auto" else args.format
+    if args.format == "auto":
+        return find_format(args.source)
+    _check_format(Path(args.source), args.format)
+    return args.format
+
+
+def _check_format(path: Path, layout: SourceFormat) -> None:
+    """Raises `ValueError` where a local source is tables and files are asked for, or the other way round."""
+    if not path.exists():
+        return
+    tables = is_saved(path) or path.suffix == ".parquet"
+    found = None if tables else find_layout(path)
+    advice = "Set `--data.format auto`, which finds the layout"
+    if layout in FILE_LAYOUTS and tables:
+        raise ValueError(f"{str(path)!r} holds a table, not files of `data.format: {layout}`. {advice}.")
+    if layout not in FILE_LAYOUTS and found is not None and not any(path.glob("*.parquet")):
+        raise ValueError(
+            f"`data.format: {layout}` is for tables (parquet, `save_to_disk`, the Hub); {str(path)!r} holds image "
+            f"files, layout {found!r}. {advice}, or `--data.format {found}`."
+        )
 
 
 def _shaped(source: Source, args: DataArguments, wanted: Wanted) -> Source:

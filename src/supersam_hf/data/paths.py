@@ -45,6 +45,8 @@ def inside(folder: Path, name: str | Path, roots: Sequence[Path] | None = None) 
     name = os.fspath(name)
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file.")
+    if "://" in name:
+        raise ValueError(f"{name!r} is a URL; only files within the source are read.")
     file = Path(os.path.normpath(folder / name))
     allowed = [folder.resolve()] if roots is None else roots
     if not os.path.isabs(name) and not file.is_relative_to(os.path.normpath(folder)):

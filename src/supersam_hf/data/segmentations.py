@@ -135,8 +135,9 @@ def check_run_lengths(rle: dict[str, Any], name: str) -> None:
     A number is stored in groups of 5 bits, lowest first, as characters from "0" on: bit 6 says that another follows,
     bit 5 of the last one is the sign; from the fourth number on it is the difference to the last but one.
     """
-    text = rle["counts"].decode("ascii") if isinstance(rle["counts"], bytes) else rle["counts"]
-    groups = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
+    counts = rle["counts"]
+    content = counts if isinstance(counts, bytes) else counts.encode()
+    groups = np.frombuffer(content, dtype=np.uint8).astype(np.int64) - 48
     last = (groups & 32) == 0
     starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     place = np.arange(len(groups)) - np.repeat(starts, np.diff([*starts, len(groups)]))
@@ -144,10 +145,10 @@ def check_run_lengths(rle: dict[str, Any], name: str) -> None:
         raise ValueError(f"A mask of image {name!r} is not in compressed run lengths.")
     values = np.add.reduceat((groups & 31) << (5 * place), starts)
     values -= np.where(groups[last] & 16, 1 << (5 * (place[last] + 1)), 0)
-    counts = values.copy()
+    runs = values.copy()
     for first in (1, 2):  # runs of inside, then of outside, each from its first number on
-        counts[first::2] = np.cumsum(values[first::2])
-    _check_sum(-1 if counts.min() < 0 else int(counts.sum()), (rle["size"][0], rle["size"][1]), name)
+        runs[first::2] = np.cumsum(values[first::2])
+    _check_sum(-1 if runs.min() < 0 else int(runs.sum()), (rle["size"][0], rle["size"][1]), name)
 
 
 def _check_sum(total: int, size: tuple[int, int], name: str) -> None:

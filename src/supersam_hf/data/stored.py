@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+EMPTY = "The split {split!r} of {source} is empty: it has no rows."
+
+
 @dataclass(frozen=True)
 class Stored:
     """A split of a stored dataset.
@@ -59,7 +62,7 @@ def open_stored(
         else:
             opened = _open_built(str(source), split, config_name, revision)
     if not len(opened.dataset):
-        raise ValueError(f"The split {split!r} of {source} is empty: it has no rows.")
+        raise ValueError(EMPTY.format(split=split, source=source))
     return opened
 
 
@@ -98,8 +101,15 @@ def _open_file(path: Path, split: str) -> Stored:
     import datasets
 
     name = resolve_split(split, [ONLY_SPLIT], f"{path} ({SEVERAL_PARTS})")
-    read_footer(str(path))
+    _check_rows([str(path)], path, name)
     return Stored(datasets.load_dataset("parquet", data_files={name: str(path)}, split=name), Cells())
+
+
+def _check_rows(files: list[str], source: Path, split: str) -> None:
+    """Raises `ValueError` for parquet files of a split that are broken, or all empty."""
+    footers = [read_footer(file) for file in files]
+    if not any(len(footer.group_ends) and footer.group_ends[-1] for footer in footers):
+        raise ValueError(EMPTY.format(split=split, source=source))
 
 
 def _open_saved(path: Path, split: str) -> Stored:
@@ -140,8 +150,8 @@ def _open_built(source: str, split: str, config_name: str | None, revision: str 
     everything = [file for found in files.values() for file in found]
     tables = bool(everything) and all(file.endswith(".parquet") for file in everything)
     if local and tables:
-        for file in everything:
-            read_footer(file)
+        for found, there in files.items():
+            _check_rows(there, Path(source), found)
     builder.download_and_prepare()
     cells = cells_of(source) if tables else Cells((source_root(Path(source)), *_caches()) if local else _caches())
     return Stored(builder.as_dataset(split=datasets.Split(name)), cells)

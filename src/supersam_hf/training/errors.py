@@ -95,6 +95,8 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memo
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (exited unexpectedly|is killed by signal)")
 # A worker's pipe is closed a moment before the system tells of its end.
 SIGNAL_SECONDS = 2.0
+# What says that it was the memory that processes share: a mapped page that cannot be had, or its file.
+NO_SHARED_MEMORY = ("Bus error", "out of shared memory", "shared memory object", "</torch_", "shared memory(shm)")
 GONE = ("Connection reset by peer", "Connection closed by peer")
 OTHER_VALUES = "with other values, set `resume_from_checkpoint: null`"
 
@@ -108,6 +110,12 @@ def _explanation(error: Exception, training: bool) -> tuple[type[TrainingError],
         text = text[last.end() :].strip()
     said = re.sub(r"\A\[Errno \d+\] ", "", text.partition("\n")[0]).rstrip(".")
     is_bad_value = isinstance(error, ValueError)  # it may quote anything
+    if _has(text, NO_SHARED_MEMORY) and isinstance(error, RuntimeError):
+        advice = (
+            "Lower `data.num_workers` (0 needs none) or `data.batch_size`, or give it more (`docker run --shm-size`, "
+            "in Kubernetes a memory volume there); `df -h /dev/shm` tells how much there is."
+        )
+        return WorkerError, f"/dev/shm, the shared memory of loader workers, is probably full ({said})", advice
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or (_has(text, NO_SPACE) and not is_bad_value):
         return DiskFullError, f"The disk is full ({said})", "Free some space."
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (_has(text, NO_MEMORY) and not is_bad_value):

@@ -1,19 +1,27 @@
 """Where the members of a tar lie in it, found once without reading their contents."""
 
 import hashlib
+import logging
 import os
 import tarfile
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 import numpy as np
 
+from ..paths import visible
+
+
+logger = logging.getLogger(__name__)
 
 # Of a stem: where its image and its annotations begin, and their bytes; -1 where there is none.
 FIELDS = ("jpg", "jpg_size", "json", "json_size")
 # A tar ends with two blocks of zeros, and more of them until a record is full.
 BLOCK = 512
 LARGEST_RECORD = 1024**2
+# Part of the key of what is kept: to be raised when other members are taken.
+INDEX = 2
 
 
 def tar_index(file: Path) -> np.ndarray:
@@ -45,7 +53,9 @@ def _kept(file: Path) -> Path:
     from datasets import config
 
     status = file.stat()
-    name = hashlib.sha256(f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}:{FIELDS}".encode()).hexdigest()
+    name = hashlib.sha256(
+        f"{file.resolve()}:{status.st_size}:{status.st_mtime_ns}:{FIELDS}:{INDEX}".encode()
+    ).hexdigest()
     return Path(config.HF_DATASETS_CACHE) / "tar_index" / f"{name[:32]}.npy"
 
 
@@ -54,7 +64,7 @@ def _read_index(file: Path) -> np.ndarray:
     path, whole = "", False
     try:
         with tarfile.open(file, "r:") as tar:
-            for member in tar:
+            for member in _members(tar, file):
                 path, suffix = os.path.splitext(member.name)
                 kind = suffix[1:].lower()
                 if member.isfile() and kind in ("jpg", "json"):
@@ -70,6 +80,25 @@ def _read_index(file: Path) -> np.ndarray:
         found.append((b"", -1, -1, -1, -1))
     stems = np.array([row[0] for row in found], dtype=np.bytes_)
     return np.array(found, dtype=[("stem", stems.dtype), *((name, np.int64) for name in FIELDS)])
+
+
+def _members(tar: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, one by one, but for hidden files, as macOS adds for each; how many those are is logged.
+
+    Raises:
+        ReadError: If a header leads back to members before it.
+    """
+    hidden, end = 0, -1
+    for member in tar:
+        if member.offset <= end:
+            raise tarfile.ReadError(f"a member at byte {member.offset} follows one at {end}")
+        end = member.offset
+        if all(visible(part) for part in PurePosixPath(member.name).parts if part != ".."):
+            yield member
+        else:
+            hidden += 1
+    if hidden:
+        logger.warning(f"{file}: {hidden} hidden members are left out.")
 
 
 def _is_end(file: Path, offset: int) -> bool:
