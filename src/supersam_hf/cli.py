@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from .interruption import Interrupted, interruptible
@@ -68,6 +69,14 @@ class RecipeParser(ArgumentParser):
         self.recipe = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
         return self.parse_args(argv)
 
+    def parse_args(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
+        words = sys.argv[1:] if args is None else args
+        given = [after for word, after in zip(words, [*words[1:], ""]) if word == "--config"]
+        for path in [*given, *(word.partition("=")[2] for word in words if word.startswith("--config="))]:
+            if Path(path).is_file() and _names_a_class(Path(path)):
+                self.error(f"{path} has `class_path`, which would import code; a recipe holds values alone.")
+        return super().parse_args(args, namespace, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
@@ -77,6 +86,24 @@ class RecipeParser(ArgumentParser):
             told.append(OWN_RECIPES)
         print(*told, sep="\n", file=sys.stderr)
         self.exit(2)
+
+
+def _names_a_class(path: Path) -> bool:
+    """Whether a YAML file has jsonargparse's word for a class to import: it imports it before it says that it takes
+    none. What is no YAML at all, the parser says."""
+    try:
+        left: list[Any] = [yaml.safe_load(path.read_text(encoding="utf-8"))]
+    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        return False
+    seen: set[int] = set()  # what aliases stand for is looked at once
+    while left:
+        data = left.pop()
+        if isinstance(data, (dict, list)) and id(data) not in seen:
+            seen.add(id(data))
+            if isinstance(data, dict) and "class_path" in data:
+                return True
+            left += data.values() if isinstance(data, dict) else data
+    return False
 
 
 def recipe_parser(verb: str, method: Method = "supersam") -> RecipeParser:
