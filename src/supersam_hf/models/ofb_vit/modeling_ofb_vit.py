@@ -306,7 +306,8 @@ class OfbViTForImageClassification(OfbViTPreTrainedModel):
             [`OfbViTImageClassifierOutput`]: `logits` of shape `(batch, num_labels)`: with a distillation head, the
             mean of `cls_logits` and `distillation_logits`.
         """
-        outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        # whatever the config says: `can_return_tuple` makes the tuple of this model's own outputs
+        outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs)
         hidden_states = outputs.last_hidden_state
         logits = cls_logits = self.classifier(hidden_states[:, 0])
         distillation_logits = None

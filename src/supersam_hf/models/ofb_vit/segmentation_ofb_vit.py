@@ -65,13 +65,17 @@ class OfbViTForSemanticSegmentation(OfbViTPreTrainedModel):
             labels (`torch.LongTensor` of shape `(batch, height, width)`, *optional*): Classes, for the loss;
                 `config.semantic_loss_ignore_index` where there is none.
             interpolate_pos_encoding (`bool`): Take images of any size, with position embeddings interpolated.
+            output_hidden_states (`bool`, *optional*): Whether to return what the layers put out; by default as the
+                config says.
 
         Returns:
             `SemanticSegmenterOutput`: `logits` of shape `(batch, num_labels, height, width)`, of the images' size.
         """
-        outputs = self.vit(
-            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, output_hidden_states=True, **kwargs
-        )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        # the heads read hidden states, whatever is to be returned and as what
+        kwargs |= {"output_hidden_states": True, "return_dict": True}
+        outputs = self.vit(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         size = pixel_values.shape[-2:]
         grid = (size[0] // self.config.patch_size, size[1] // self.config.patch_size)
         logits = self.segmentation_head(self._maps(outputs, self.config.read_layers, grid))

@@ -208,9 +208,11 @@ class SuperSamVisionAttention(SamVisionAttention):
         if self.use_rel_pos:
             rel_h, rel_w = self._relative(query, size)
             attn_weights = attn_weights + (rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
-        attn_weights = F.softmax(attn_weights, dtype=torch.float32, dim=-1).to(query.dtype)
-        attn_output = F.dropout(attn_weights, p=self.dropout, training=self.training) @ value
-        return attn_output, attn_weights.flatten(0, 1)
+        # what is returned is what the output is made of, so that its gradient can be asked for
+        attn_weights = F.softmax(attn_weights, dtype=torch.float32, dim=-1).to(query.dtype).flatten(0, 1)
+        by_head = attn_weights.unflatten(0, (-1, self.num_attention_heads))
+        attn_output = F.dropout(by_head, p=self.dropout, training=self.training) @ value
+        return attn_output, attn_weights
 
     def _sdpa(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, size: tuple[int, int]
