@@ -185,7 +185,6 @@ def run_verb(verb: str, argv: list[str], method: Method = "supersam") -> int:
 
 def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
     from .pipeline.folder import RECIPE_FILE
-    from .recipe import check_model_folder
     from .training.errors import TrainingError, explained
 
     parser = recipe_parser(verb, method)
@@ -197,11 +196,9 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
         dry_run = parsed.pop("dry_run")
         parsed.pop("config", None)
         recipe = recipe_class(method)(**parsed)
-        if not recipe.pretrain.enabled and not kept.exists():  # of a run that is done it may be gone
-            check_model_folder(recipe.model.name)
         with explained():
             if dry_run:
-                _tell_plan(verb, method, recipe)
+                _tell_plan(verb, method, recipe, extra.get("redo"))
             else:
                 _run_stage(verb, method, recipe, {**extra, "given": begun_with(values, method)})
     except (ValueError, OSError, TrainingError) as error:
@@ -234,12 +231,12 @@ def _run_stage(verb: str, method: Method, recipe: Any, extra: dict[str, Any]) ->
         supersam.run_verb(verb, recipe, **extra)
 
 
-def _tell_plan(verb: str, method: Method, recipe: Any) -> None:
+def _tell_plan(verb: str, method: Method, recipe: Any, redo: str | None) -> None:
     if method == "ofb":
         from .pipeline.ofb_dry_run import tell_ofb_plan
 
-        tell_ofb_plan(verb, recipe)
+        tell_ofb_plan(verb, recipe, redo)
     else:
         from .pipeline.dry_run import tell_plan
 
-        tell_plan(verb, recipe)
+        tell_plan(verb, recipe, redo)

@@ -50,12 +50,12 @@ class RunRecipe:
         return chosen
 
 
-def check_model_folder(name: str | None) -> None:
-    """`ValueError` for a path that is not there, which the Hub would call a wrong id."""
+def check_model_folder(name: str | None, field: str = "model.name") -> None:
+    """Raise `ValueError` for a path that is not there, which the Hub would call a wrong id."""
     is_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
     if is_path and not Path(str(name)).is_dir():
         raise ValueError(
-            f"`model.name` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`)."
+            f"`{field}` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`)."
         )
 
 

@@ -21,7 +21,6 @@ def parser() -> RecipeParser:
 
 def main(argv: list[str]) -> int:
     """Trains, evaluates and times; returns the exit code."""
-    from ..recipe import check_model_folder
     from ..segmenter_recipe import SegmenterRecipe
     from ..training.errors import TrainingError, explained
 
@@ -32,7 +31,6 @@ def main(argv: list[str]) -> int:
         parsed.pop("config", None)
         dry_run = parsed.pop("dry_run")
         recipe = SegmenterRecipe(**parsed)
-        check_model_folder(recipe.model.name)
         from ..pipeline.segmenter import run_segmenter, tell_plan
 
         with explained():

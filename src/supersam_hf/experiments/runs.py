@@ -15,7 +15,7 @@ from ..pipeline import report
 from ..pipeline.context import Run
 from ..pipeline.run_record import sitting
 from ..pipeline.runner import Stage, is_done, run_stages
-from ..pipeline.supersam import STAGES
+from ..pipeline.supersam import STAGES, check
 from ..recipe import Recipe
 from .arguments import ExperimentArguments
 
@@ -67,6 +67,8 @@ class ExperimentRuns:
 
     def run_all(self) -> None:
         """Every variant with the first seed, then with the next; a line a run, with the time that is left."""
+        for variant in self.args.variants:
+            check("run", self.recipe(variant, self.args.seeds[0]), pipeline=NEEDED[self.args.kind])
         self._share()
         stages, took = NEEDED[self.args.kind], []
         pairs = [(variant, seed) for seed in self.args.seeds for variant in self.args.variants]

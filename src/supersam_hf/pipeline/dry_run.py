@@ -40,7 +40,7 @@ from .supersam_preflight import (
 SAMPLED = 32
 
 
-def tell_plan(verb: str, recipe: Recipe) -> None:
+def tell_plan(verb: str, recipe: Recipe, redo: str | None = None) -> None:
     """Prints what the verb would do, and takes; by the main process.
 
     Raises:
@@ -48,16 +48,16 @@ def tell_plan(verb: str, recipe: Recipe) -> None:
         OSError: If the folder was begun from another model.
     """
     run: Run = planned(Run, recipe)
-    on_main(run.state, lambda: _tell(verb, make_plan(verb, run)))
+    on_main(run.state, lambda: _tell(verb, make_plan(verb, run, redo), redo))
 
 
-def make_plan(verb: str, run: Run) -> Preflight:
+def make_plan(verb: str, run: Run, redo: str | None = None) -> Preflight:
     """Reads the model's config, counts the images, looks which stages are done, and checks all that can be known."""
-    return preflight(verb, run, STAGES, switched_off(run.recipe))
+    return preflight(verb, run, STAGES, switched_off(run.recipe), redo)
 
 
-def _tell(verb: str, plan: Preflight) -> None:
-    print("\n".join(plan_lines(verb, plan)), flush=True)
+def _tell(verb: str, plan: Preflight, redo: str | None) -> None:
+    print("\n".join(plan_lines(verb, plan, redo)), flush=True)
     refuse_plan(plan.problems)  # before anything is timed
     if plan.config is None:  # all is done
         return
@@ -66,7 +66,7 @@ def _tell(verb: str, plan: Preflight) -> None:
     print("\n".join(time_lines(plan, time_pieces(plan.config, plan.run.recipe, plan.run.state.device))))
 
 
-def plan_lines(verb: str, plan: Preflight) -> list[str]:
+def plan_lines(verb: str, plan: Preflight, redo: str | None = None) -> list[str]:
     """All that is known at once: data, model, space, budget, stages, steps."""
     run, recipe = plan.run, plan.run.recipe
     lines = [f"supersam-hf {verb}, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
@@ -78,7 +78,7 @@ def plan_lines(verb: str, plan: Preflight) -> list[str]:
     if plan.config is not None:
         lines += ["", *_model_lines(plan, plan.config)]
     if verb == "run":
-        lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, switched_off(recipe))]
+        lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, switched_off(recipe), redo)]
     if plan.config is not None and trainings(plan):
         lines += ["", "training", *_training_lines(plan, plan.config)]
     return [*lines, *(["", *(f"note: {note}" for note in plan.notes)] if plan.notes else [])]

@@ -39,7 +39,7 @@ TIMED = 8
 LONG_MS = 1000.0
 
 
-def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
+def tell_ofb_plan(verb: str, recipe: OfbRecipe, redo: str | None = None) -> None:
     """Prints what the verb would do, and takes; by the main process.
 
     Raises:
@@ -47,17 +47,18 @@ def tell_ofb_plan(verb: str, recipe: OfbRecipe) -> None:
         OSError: If the folder was begun from another model.
     """
     run: OfbRun = planned(OfbRun, recipe)
-    on_main(run.state, lambda: _tell(verb, ofb_preflight(verb, run, STAGES, switched_off(recipe))))
+    off = switched_off(recipe)
+    on_main(run.state, lambda: _tell(verb, ofb_preflight(verb, run, STAGES, off, redo), redo))
 
 
-def _tell(verb: str, plan: OfbPreflight) -> None:
-    print("\n".join(_plan_lines(verb, plan)), flush=True)
+def _tell(verb: str, plan: OfbPreflight, redo: str | None) -> None:
+    print("\n".join(_plan_lines(verb, plan, redo)), flush=True)
     refuse_plan(plan.problems)  # before anything is timed
     if plan.config is not None and trainings(plan):
         print("\n".join(_estimates(plan.run, plan.config, trainings(plan))))
 
 
-def _plan_lines(verb: str, plan: OfbPreflight) -> list[str]:
+def _plan_lines(verb: str, plan: OfbPreflight, redo: str | None) -> list[str]:
     """All that is known at once: data, classes, model, space, budget, stages, steps."""
     run, recipe = plan.run, plan.run.recipe
     lines = [f"supersam-hf ofb {verb}, dry run: nothing is run or written.", "", f"data: {recipe.data.source}"]
@@ -68,7 +69,7 @@ def _plan_lines(verb: str, plan: OfbPreflight) -> list[str]:
     if plan.config is not None:
         lines += ["", *_model_lines(plan, plan.config)]
     if verb == "run":
-        lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, switched_off(recipe))]
+        lines += ["", f"stages, in {run.folder}", *stage_lines(run, STAGES, switched_off(recipe), redo)]
     if plan.config is not None and trainings(plan):
         left = rows_left(plan.splits, recipe.data, recipe.holdout_images)
         lines += ["", "training"]

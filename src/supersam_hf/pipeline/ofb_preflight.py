@@ -20,6 +20,7 @@ from .preflight import (
     check_installed,
     check_output,
     check_trainings,
+    needs_no_start,
     stages_ahead,
 )
 from .preflight_data import Split, check_labels, labelled_splits
@@ -75,7 +76,7 @@ def ofb_preflight(
     recipe, problems = run.recipe, Problems()
     stages = stages_ahead(run, pipeline, off, redo, problems) if verb == "run" else [verb]
     found = OfbPreflight(run, stages, problems)
-    if not stages:
+    if not stages or needs_no_start(run, stages):
         return found
     kind = None
     if not recipe.pretrain.enabled:

@@ -57,9 +57,14 @@ def _class(index: int, name: str, labels: Sequence[int] | None, checkpoint: Mapp
     return f"{name} (the checkpoint's {labels[index]}, {checkpoint[labels[index]]!r})"
 
 
-def stage_lines(run: RunFolder, stages: Mapping[str, Stage], off: Collection[str]) -> list[str]:
-    """Which stages would run, and which are done."""
-    return [f"  {name:<15} {_stage(run, name, stage, name in off)}" for name, stage in stages.items()]
+def stage_lines(
+    run: RunFolder, stages: Mapping[str, Stage], off: Collection[str], redo: str | None = None
+) -> list[str]:
+    """Which stages would run, which are done, and which run again (from `redo` on)."""
+    again = [*stages][[*stages].index(redo) :] if redo in stages else []
+    told = {name: _stage(run, name, stage, name in off) for name, stage in stages.items()}
+    told |= {name: "to do again" for name in again if name not in off}
+    return [f"  {name:<15} {text}" for name, text in told.items()]
 
 
 def _stage(run: RunFolder, name: str, stage: Stage, off: bool) -> str:

@@ -108,6 +108,11 @@ def stages_ahead(
     return ahead
 
 
+def needs_no_start(run: RunFolder, stages: Sequence[str]) -> bool:
+    """Whether a verb works on what the run has left, so that the model it began from may be gone."""
+    return (run.folder / "start.json").exists() and {*stages} <= {"extract", "measure"}
+
+
 def check_holdout(train: int | None, held_out: int, problems: Problems) -> None:
     """The images that are held out leave some to train on."""
     if train is not None and 0 < train <= held_out:
@@ -191,6 +196,7 @@ __all__ = [
     "check_installed",
     "check_output",
     "check_trainings",
+    "needs_no_start",
     "refuse",
     "refuse_plan",
     "stages_ahead",

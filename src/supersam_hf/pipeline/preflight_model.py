@@ -20,7 +20,7 @@ SAM_EXAMPLES = "facebook/sam-vit-base, -large, -huge, or a model trained from th
 def model_type(field: str, name: str | None, revision: str | None, problems: Problems) -> str | None:
     """The `model_type` of a checkpoint here or on the Hub; None, and a problem, where it has none."""
     with problems.of(field):
-        check_model_folder(name)
+        check_model_folder(name, field)
         hub = {} if revision is None else {"revision": revision}
         values = PreTrainedConfig.get_config_dict(str(name), **hub)[0]
         if not values:

@@ -1,5 +1,7 @@
 """The verbs and the pipeline of SuperSAM: which stages there are, in which order."""
 
+from collections.abc import Mapping
+
 from ..recipe import Recipe
 from ..spread import on_main
 from . import report, stages
@@ -72,10 +74,11 @@ def run_verb(
         on_main_process(run, lambda run: print(f"the run on one page: {write_page(run.folder)}"))
 
 
-def check(verb: str, recipe: Recipe, redo: str | None = None) -> None:
+def check(verb: str, recipe: Recipe, redo: str | None = None, pipeline: Mapping[str, Stage] | None = None) -> None:
     """Raises `ValueError` on all processes, naming everything that is known to fail; nothing is written."""
     run: Run = unopened(Run, recipe)
-    on_main(run.state, lambda: refuse(preflight(verb, run, STAGES, switched_off(recipe), redo).problems))
+    stages = STAGES if pipeline is None else pipeline
+    on_main(run.state, lambda: refuse(preflight(verb, run, stages, switched_off(recipe), redo).problems))
 
 
 def _run_verb(run: Run, verb: str, redo: str | None, subnet: str) -> None:

@@ -24,6 +24,7 @@ from .preflight import (
     check_installed,
     check_output,
     check_trainings,
+    needs_no_start,
     stages_ahead,
 )
 from .preflight_data import Split, check_shown, prompted_splits
@@ -37,6 +38,8 @@ TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
 # What reads the training images, and the evaluation split; `adapt` reads both.
 TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "finetune", "adapt"}
 EVAL_READERS = {"evaluate-before", "report", "evaluate", "adapt"}
+# What needs the elastic space that the recipe describes; `adapt` that of a supernet alone.
+SPACE_USERS = {"reorder", "evaluate-before", "train", "search", "extract", "report", "evaluate", "measure"}
 
 
 @dataclass
@@ -76,7 +79,7 @@ def preflight(
     problems = Problems()
     stages = stages_ahead(run, pipeline, off, redo, problems) if verb == "run" else [verb]
     found = Preflight(run, stages, problems)
-    if not stages or not _check_model(found, verb):
+    if not stages or needs_no_start(run, stages) or not _check_model(found, verb):
         return found
     _check_values(found)
     _check_space(found)
@@ -134,7 +137,8 @@ def _check_space(found: Preflight) -> None:
         with found.problems.of(f"{section}.{name}"):
             make_budget(SamShape.from_config(config), args.space, *args.limits)
         return
-    if stands_alone(config):
+    used = SPACE_USERS & {*found.stages} or ("adapt" in found.stages and config.elastic_space is not None)
+    if stands_alone(config) or not used:
         return
     count = len(found.problems)
     for name, value in _given(run.recipe).items():  # each by itself, so that all that do not fit are named
