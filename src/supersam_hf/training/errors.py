@@ -3,9 +3,11 @@
 import errno
 import math
 import re
+import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_sharer
 from typing import Any
 
@@ -76,6 +78,8 @@ def explained(where: Callable[[], str] | None = None) -> Iterator[None]:
     try:
         yield
     except (EOFError, MemoryError, OSError, RuntimeError, ValueError, SafetensorError) as error:
+        if _from_a_worker_that_is_gone(error):
+            _hear_of_it()
         found = None if isinstance(error, TrainingError) else _explanation(error, training=where is not None)
         if found is None:
             raise
@@ -90,6 +94,8 @@ NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWrit
 NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory")
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (exited unexpectedly|is killed by signal)")
 GONE = ("Connection reset by peer", "Connection closed by peer")
+# Seconds within which a busy system tells that a process is gone whose connection it has closed.
+HEARD = 2.0
 OTHER_VALUES = "with other values, set `resume_from_checkpoint: null`"
 
 
@@ -126,6 +132,14 @@ def _from_a_worker_that_is_gone(error: Exception) -> bool:
     kinds = (ConnectionError, EOFError, FileNotFoundError)
     frames = traceback.walk_tb(error.__traceback__)
     return isinstance(error, kinds) and any(f.f_code.co_filename == resource_sharer.__file__ for f, _ in frames)
+
+
+def _hear_of_it() -> None:
+    """Waits for the system to tell of the dead worker: torch's handler of that signal raises, once, wherever the
+    program is by then."""
+    if callable(signal.getsignal(signal.SIGCHLD)):
+        with suppress(RuntimeError):
+            time.sleep(HEARD)
 
 
 def _has(text: str, phrases: tuple[str, ...]) -> bool:
