@@ -17,7 +17,7 @@ from ..data import (
     load_source,
     match_labels,
 )
-from ..evaluation import evaluate
+from ..evaluation import NO_OBJECT, PROMPTS, Targets
 
 
 # Images that the check runs.
@@ -82,8 +82,21 @@ class SamSamples:
             calls.append({"pixel_values": images, "input_points": middles, "input_labels": ones})
         return calls
 
+    @torch.inference_mode()
     def quality(self, model: Any) -> float:
-        return evaluate(model, self.loader, multimask=False).miou
+        """Of any form of the model, called as `SamModel` is: [`evaluate`] takes PyTorch's apart.
+
+        Raises:
+            ValueError: If no image shows an object.
+        """
+        ious = []
+        for batch in self.loader:
+            prompts = {name: batch[name] for name in PROMPTS if name in batch}
+            masks = model(pixel_values=batch["pixel_values"], multimask_output=False, **prompts).pred_masks
+            ious.append(Targets.of(batch).ious(masks[batch["object_mask"]]))
+        if not sum(map(len, ious)):
+            raise ValueError(NO_OBJECT)
+        return torch.cat(ious).double().mean().item()
 
 
 class ClassifierSamples:
