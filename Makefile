@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart quickstart-ofb test test-slow bench quality style clean
+.PHONY: quickstart quickstart-ofb test test-slow bench options quality style clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ test-slow: .venv/installed  ## the tests that take minutes
 
 bench: .venv/installed  ## all benchmarks, on a machine that does nothing else; table and figure in benchmarks/results/bench
 	$(BIN)/python benchmarks/run.py
+
+options: .venv/installed  ## the table of options that `--help` reads, after a change of one
+	$(BIN)/python -m supersam_hf.option_table
 
 quality: .venv/installed  ## lint, format and types
 	$(BIN)/ruff check .

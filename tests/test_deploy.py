@@ -208,7 +208,7 @@ def test_the_command_writes_checks_and_tells(
     stock_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = ["export", str(stock_folder), "--output_dir", str(tmp_path / "onnx"), "--subnet", "smallest"]
-    argv += ["--num_images", "2", "--rounds", "1", "--quantize", "int8"]
+    argv += ["--data.max_eval_images", "2", "--rounds", "1", "--quantize", "int8"]
     assert main(argv) == 0
     printed = capsys.readouterr().out
     rows = json.loads((tmp_path / "onnx" / "export.json").read_text())["rows"]
@@ -237,7 +237,7 @@ def test_the_command_runs_by_itself_on_a_classifier(
 ) -> None:
     script = "import sys; from supersam_hf_cli import main; sys.exit(main(sys.argv[1:]))"
     out = tmp_path / "out"
-    printed = run_python(script, "export", vit_folder, "--output_dir", out, "--rounds", 1, "--num_images", 2)
+    printed = run_python(script, "export", vit_folder, "--output_dir", out, "--rounds", 1, "--data.max_eval_images", 2)
     assert "| ONNX Runtime |" in printed
     assert sorted(path.name for path in out.iterdir()) == [
         *("config.json", "export.json", "model.onnx", "preprocessor_config.json")
@@ -251,7 +251,7 @@ def test_the_command_runs_by_itself_on_a_classifier(
         (["--quantize", "int4"], "`--quantize` must be one of ['int8'], got 'int4'"),
         (["--opset", "9"], "`--opset` must be 17 to 20, got 9"),
         (["--format", "safetensors"], "needs `--quantize int8`"),
-        (["--num_images", "0"], "`num_images` must be 1 or more"),
+        (["--data.max_eval_images", "0"], "`data.max_eval_images` must be a whole number from 1"),
         (["--subnet", "pareto-1"], "pareto"),
     ],
 )

@@ -624,7 +624,7 @@ def test_prepared_files_are_the_source_itself(tmp_path: Path, layout: str) -> No
         write_tar(source / "sa_000.tar", range(5))
     else:
         write_stack(source, "training", 2)
-    patches = ["--patch_size", "10"]
+    patches = ["--data.patch_size", "10"]
     assert main(["prepare", str(source), "--output_dir", str(tmp_path / "prepared"), *patches]) == 0
     stored = datasets.load_dataset("parquet", data_dir=str(tmp_path / "prepared" / "data"), split="train")
     expected = rows_of(open_source(arguments(source, patch_size=10), "train"))

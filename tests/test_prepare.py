@@ -254,7 +254,7 @@ def test_what_is_left_out_is_listed_or_told(hub: "HubServer", tmp_path: Path, ca
             Image.fromarray(np.ones((8, 8), dtype=np.uint8)).save(tmp_path / "source" / kind / f"{name}.png")
     file = tmp_path / "source" / "images" / "b.png"
     file.write_bytes(file.read_bytes()[:40])
-    argv = ["prepare", str(tmp_path / "source"), "--on_error", "skip"]
+    argv = ["prepare", str(tmp_path / "source"), "--data.on_error", "skip"]
     assert main([*argv, "--output_dir", str(tmp_path / "new" / "deep" / "d")]) == 0
     (line,) = (tmp_path / "new" / "deep" / "d-skipped.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == str(file)
@@ -290,7 +290,7 @@ def test_errors_come_before_any_work(
     assert "generated anew" in failed(["shapes", "--output_dir", out], capsys)
     assert "does not exist" in failed([str(tmp_path / "nothing"), "--output_dir", out], capsys)
     assert "`format` 'coco' is for sources with masks" in failed(
-        [*argv, "--task", "classification", "--format", "coco"], capsys
+        [*argv, "--task", "classification", "--data.format", "coco"], capsys
     )
     monkeypatch.delenv("HF_TOKEN")
     assert "There is no token" in failed([*argv, "--push", "a/b"], capsys)
@@ -461,12 +461,12 @@ def test_a_configuration_of_segmented_images_is_read(hub: "HubServer", tmp_path:
 
 def test_arguments_of_no_use_are_refused(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     argv = [str(coco), "--output_dir", str(tmp_path / "d")]
-    assert "`image_column` is for labelled images" in failed([*argv, "--image_column", "a"], capsys)
+    assert "`image_column` is for labelled images" in failed([*argv, "--data.image_column", "a"], capsys)
     assert "`label_names` is for labelled images" in failed(
-        [*argv, "--task", "segmentation", "--label_names", "a"], capsys
+        [*argv, "--task", "segmentation", "--data.label_names", "a"], capsys
     )
-    assert "`config_name` is for datasets on the Hub" in failed([*argv, "--config_name", "a"], capsys)
-    missing = [str(tmp_path / "nothing"), *argv[1:], "--format", "coco"]
+    assert "`config_name` is for datasets on the Hub" in failed([*argv, "--data.config_name", "a"], capsys)
+    missing = [str(tmp_path / "nothing"), *argv[1:], "--data.format", "coco"]
     assert "nothing' is not a folder" in failed(missing, capsys)
     assert not (tmp_path / "d").exists()
 

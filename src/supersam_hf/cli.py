@@ -4,13 +4,17 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from supersam_hf_cli.options import known_keys, verb_named
+from supersam_hf_cli.recipes import RecipeError, check_keys, check_word, given_options, read_recipe
+
+from .fields import build, hint_of, words
 from .interruption import Interrupted, interruptible
 
 
@@ -60,57 +64,70 @@ def recipe_class(method: Method) -> Any:
 
 
 class RecipeParser(ArgumentParser):
-    """Says what is wrong without the usage, whose hundreds of options would hide it."""
+    """Says what is wrong without the usage, whose hundreds of options would hide it.
+
+    Args:
+        recipe_type (`type`): The dataclass of the recipe.
+    """
 
     recipe: str | None = None
 
-    def parse(self, argv: list[str]) -> Any:
-        """`parse_args`, whose errors name the recipe."""
-        self.recipe = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
-        return self.parse_args(argv)
+    def __init__(self, *args: Any, recipe_type: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recipe_type = recipe_type
+        self.given: list[tuple[str, str]] = []  # options of the command line, and their values
 
-    def parse_args(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
-        words = sys.argv[1:] if args is None else args
-        given = [after for word, after in zip(words, [*words[1:], ""]) if word == "--config"]
-        for path in [*given, *(word.partition("=")[2] for word in words if word.startswith("--config="))]:
-            if Path(path).is_file() and _names_a_class(Path(path)):
-                self.error(f"{path} has `class_path`, which would import code; a recipe holds values alone.")
-        return super().parse_args(args, namespace, **kwargs)
+    def parse(self, argv: list[str]) -> Any:
+        """`parse_args` of words and recipes that are looked through before; its errors name recipe and field."""
+        self.given = list(given_options(argv))
+        known = known_keys(verb_named(self.prog.removeprefix("supersam-hf ")).recipe)
+        try:
+            for name, value in self.given:
+                if name == "config":
+                    self.recipe = value
+                    check_keys(read_recipe(value), known)
+            self.recipe = None
+            for name, value in self.given:
+                check_word(name, value, known)
+        except RecipeError as error:
+            self.error(str(error))
+        self.recipe = next((value for name, value in self.given if name == "config"), None)
+        return self.parse_args(argv)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
             super().error(message, ex)
-        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {message}"]
-        told.append(f"`{self.prog} --help` lists what it reads.")
-        if self.recipe and "not accept" in message:
+        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {self._in_words(message)}"]
+        if self.recipe and "has no use for" in message:
             told.append(OWN_RECIPES)
+        told.append(f"`{self.prog} --help` lists the options that matter, `--help all` every one.")
         print(*told, sep="\n", file=sys.stderr)
         self.exit(2)
 
-
-def _names_a_class(path: Path) -> bool:
-    """Whether a YAML file has jsonargparse's word for a class to import: it imports it before it says that it takes
-    none. What is no YAML at all, the parser says."""
-    try:
-        left: list[Any] = [yaml.safe_load(path.read_text(encoding="utf-8"))]
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):
-        return False
-    seen: set[int] = set()  # what aliases stand for is looked at once
-    while left:
-        data = left.pop()
-        if isinstance(data, (dict, list)) and id(data) not in seen:
-            seen.add(id(data))
-            if isinstance(data, dict) and "class_path" in data:
-                return True
-            left += data.values() if isinstance(data, dict) else data
-    return False
+    def _in_words(self, message: str) -> str:
+        """What a field accepts in place of the names of its types."""
+        found = re.match(r'Parser key "([\w.]+)":', message)
+        hint = None if found is None else hint_of(self.recipe_type, found[1])
+        if found is None or hint is None:
+            return message
+        values = [value for name, value in self.given if name == found[1]]
+        got = (
+            f", got {values[-1][:80] or repr(values[-1])}"
+            if values
+            else f"; {' '.join(message[found.end() :].split())}"
+        )
+        return f"`{found[1]}` must be {words(hint)}{got}."
 
 
 def recipe_parser(verb: str, method: Method = "supersam") -> RecipeParser:
     """A parser of every value of a method's recipe, whose help lists those that the verb reads."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = RecipeParser(
-        prog=_prog(verb, method), description=_description(verb, method), allow_abbrev=False, default_env=False
+        prog=_prog(verb, method),
+        description=_description(verb, method),
+        allow_abbrev=False,
+        default_env=False,
+        recipe_type=recipe_class(method),
     )
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
     parser.add_class_arguments(recipe_class(method))
@@ -191,11 +208,11 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
     values = parser.parse(argv)
     kept = Path(values.output_dir) / RECIPE_FILE
     try:
-        parsed = vars(parser.instantiate(values))
+        parsed = values.as_dict()
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}
         dry_run = parsed.pop("dry_run")
         parsed.pop("config", None)
-        recipe = recipe_class(method)(**parsed)
+        recipe: Any = build(recipe_class(method), parsed)
         with explained():
             if dry_run:
                 _tell_plan(verb, method, recipe, extra.get("redo"))

@@ -3,6 +3,8 @@
 import math
 import re
 
+from .fields import FieldError
+
 
 # A limit above 1 counts parameters or operations. No model has fewer than this: 1.5 or 60 are meant as something else.
 LEAST_COUNT = 1000
@@ -21,14 +23,14 @@ def parse_limit(name: str, value: "float | str | None", whole: str = "the whole"
         whole (`str`): What a share is a share of, for messages.
 
     Raises:
-        ValueError: If it is no such limit, with what is accepted.
+        FieldError: If it is no such limit, with what is accepted.
     """
     if value is None:
         return None
     number = _number(value)
     if number is None or not (0 < number <= 1 or LEAST_COUNT <= number < math.inf):
         hint = f"; for {number:g} % of {whole} write {number:g}%" if number is not None and 1 < number <= 100 else ""
-        raise ValueError(f"`{name}` is {value!r}; give {ACCEPTED}{hint}.")
+        raise FieldError(name, f"must be {ACCEPTED}{hint}, got {value!r}.")
     return number
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from .bimask.space import SearchSpace
 from .data.classification_arguments import ImageClassificationArguments
+from .fields import Checked, Count, Place, Side, Text, Whole
 from .recipe import RunRecipe
 from .training.bimask import BiMaskArguments
 from .training.finetune import ClassifierFinetuneArguments
@@ -12,15 +13,15 @@ from .training.pretrain_classifier import PretrainClassifierArguments
 
 
 @dataclass
-class OfbModelArguments:
+class OfbModelArguments(Checked):
     """The ViT, DeiT or Swin classifier to start from."""
 
-    name: str | None = None
+    name: Place | None = None
     """Hub id or folder of a ViT, DeiT, Swin or OFB classifier (facebook/deit-small-patch16-224,
     microsoft/swin-tiny-patch4-window7-224, ...); not needed with pretrain.enabled."""
-    revision: str | None = None
+    revision: Text | None = None
     """Branch, tag or commit on the Hub."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Input size in px a side, positions interpolated; null: the checkpoint's."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel."""
@@ -30,39 +31,34 @@ class OfbModelArguments:
 
 
 @dataclass
-class EvaluateClassifierArguments:
+class EvaluateClassifierArguments(Checked):
     """Evaluation on the evaluation split."""
 
-    original: str | None = None
+    original: Place | None = None
     """Checkpoint of the original's row; null: the model that the run starts from."""
 
 
 @dataclass
-class MeasureClassifierArguments:
+class MeasureClassifierArguments(Checked):
     """Latency of one image and throughput of a batch, original and found model in interleaved rounds."""
 
     enabled: bool = True
     """Measure in the pipeline's report."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a forward for throughput; latency is that of one image."""
-    repeats: int = 20
+    repeats: Count = 20
     """Timed forwards; median and spread are reported."""
-    warmup: int = 3
+    warmup: Whole = 3
     """Forwards before timing."""
-
-    def __post_init__(self) -> None:
-        for name, minimum in (("batch_size", 1), ("repeats", 1), ("warmup", 0)):
-            if vars(self)[name] < minimum:
-                raise ValueError(f"`measure.{name}` must be {minimum} or more, got {vars(self)[name]}.")
 
 
 @dataclass
 class OfbRecipe(RunRecipe):
     """An OFB run."""
 
-    output_dir: str = "runs/ofb"
+    output_dir: Place = "runs/ofb"
     """Folder of everything the run writes. A stage whose output is there is not run again."""
-    holdout_images: int = 0
+    holdout_images: Whole = 0
     """Training images kept out of training, drawn by `data.seed`, for what `eval_steps` shows; 0: it shows the
     evaluation split. Nothing is chosen by either."""
     retrain: bool = True
@@ -78,6 +74,7 @@ class OfbRecipe(RunRecipe):
     measure: MeasureClassifierArguments = field(default_factory=MeasureClassifierArguments)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.model.name is None and not self.pretrain.enabled:
             raise ValueError(
                 "`model.name` is missing: give a ViT or DeiT classifier (Hub id or folder), or set "
@@ -87,8 +84,6 @@ class OfbRecipe(RunRecipe):
             raise ValueError("`model.new_labels` is for checkpoints; with `pretrain.enabled` the head is new anyway.")
         if self.search.preset == "official" and self.space == SearchSpace():
             self.space = SearchSpace.official()
-        if self.holdout_images < 0:
-            raise ValueError(f"`holdout_images` must be 0 or more, got {self.holdout_images}.")
         self.share_seed(self.data, self.pretrain, self.search, self.finetune)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from .data.arguments import DataArguments
 from .evaluation import CACHE_GB
+from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Seed, Side, Text, Whole
 from .measure.energy import EnergyArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
@@ -16,14 +17,14 @@ from .training.sandwich import SandwichArguments
 
 
 @dataclass
-class RunRecipe:
+class RunRecipe(Checked):
     """What every run has, whatever the method."""
 
-    output_dir: str = "runs/supersam"
+    output_dir: Place = "runs/supersam"
     """Folder of everything the run writes. A stage whose output is there is not run again."""
-    holdout_images: int = 100
+    holdout_images: Whole = 100
     """Training images kept out of training."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the whole run, in place of the sections' own; what is compared (evaluate, shapes) keeps its seed."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time; slower, and an error where a device has none."""
@@ -33,8 +34,6 @@ class RunRecipe:
         """Gives these sections the seed of the run, if it has one."""
         if self.seed is None:
             return
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` must be a whole number from 0 to 2**32 - 1, got {self.seed}.")
         for section in sections:
             section.seed = self.seed
 
@@ -54,102 +53,100 @@ def check_model_folder(name: str | None, field: str = "model.name") -> None:
     """Raise `ValueError` for a path that is not there, which the Hub would call a wrong id."""
     is_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
     if is_path and not Path(str(name)).is_dir():
-        raise ValueError(
-            f"`{field}` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`)."
-        )
+        raise ValueError(f"`{field}` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`).")
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Checked):
     """The SAM to start from."""
 
-    name: str | None = None
+    name: Place | None = None
     """Hub id or folder of a SAM or SuperSAM (facebook/sam-vit-base, ...); not needed with pretrain.enabled."""
-    revision: str | None = None
+    revision: Text | None = None
     """Branch, tag or commit on the Hub."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Input size in px a side, positions interpolated; null: the checkpoint's."""
-    window_size: int | None = None
+    window_size: Whole | None = None
     """Attention window in patches a side; null: the checkpoint's."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel."""
 
 
 @dataclass
-class SpaceArguments:
+class SpaceArguments(Checked):
     """The elastic space. Nulls are filled from the supernet's own space, the layer ranking, or the paper's numbers."""
 
-    protected_layers: list[int] | None = None
+    protected_layers: list[Whole] | None = None
     """Layers neither removed nor narrowed; null: layer 0."""
-    prunable_layers: list[int] | None = None
+    prunable_layers: list[Whole] | None = None
     """Layers a subnet may leave out; null: what rank-layers proposes, else 1 2 5 6 9 of 12."""
-    prune_probability: float | list[float] | None = None
+    prune_probability: ClosedUnitInterval | list[ClosedUnitInterval] | None = None
     """How often a prunable layer is left out when a subnet is sampled, 0 to 1; one, or one a layer; null: 0.5."""
-    mlp_windows: list[int] | None = None
+    mlp_windows: list[Count] | None = None
     """MLP windows in hidden units; null: 1/4, 1/3, 1/2, 3/4 of the width, rounded down to a multiple of 12."""
-    attention_windows: list[int] | None = None
+    attention_windows: list[Count] | None = None
     """Attention windows as a width over all heads; null: attention is not elastic."""
 
 
 @dataclass
-class RankArguments:
+class RankArguments(Checked):
     """Layer ranking: mIoU with each layer removed, then greedy cumulative removal."""
 
     enabled: bool = True
     """Run this stage in the pipeline."""
-    num_images: int = 100
+    num_images: Count = 100
     """Images of the holdout to rank on (the paper uses 100)."""
-    max_removed: int = 6
+    max_removed: Whole = 6
     """Length of the greedy removal, in layers."""
-    max_drop: float = 0.1
+    max_drop: ClosedUnitInterval = 0.1
     """Largest relative loss of mIoU that the proposed prunable set may cost."""
-    max_prunable: int | None = None
+    max_prunable: Count | None = None
     """Most layers proposed; null: 5 of 12."""
 
 
 @dataclass
-class ReorderArguments:
+class ReorderArguments(Checked):
     """Reordering before training."""
 
     method: Literal["wanda", "magnitude", "none"] = "wanda"
     """Saliency of a channel."""
     combine: Literal["rank", "score"] = "rank"
     """Average the ranks of rows and columns (paper) or their raw scores (released code)."""
-    num_images: int = 16
+    num_images: Count = 16
     """Training images that calibrate Wanda."""
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(Checked):
     """Evaluation on the evaluation split."""
 
-    num_sampled: int = 20
+    num_sampled: Whole = 20
     """Sampled subnets beside the largest and the smallest."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampled subnets."""
     multimask: bool = True
     """Also measure the three-mask output (oracle and predicted pick) of the named models."""
     before: bool = True
     """In the pipeline, evaluate before training as well."""
-    original: str | None = None
+    original: Place | None = None
     """Checkpoint of the stock model's row; null: the model that the run starts from."""
     pareto: bool = True
     """Also evaluate the Pareto front of the search, once there is one."""
-    subnets: list[str] = field(default_factory=list)
+    subnets: list[Place] = field(default_factory=list)
     """JSON files of further subnets to evaluate."""
 
 
 @dataclass
-class MeasureArguments:
+class MeasureArguments(Checked):
     """Latency and memory on this machine, one image with one box prompt."""
 
     enabled: bool = True
     """Measure in the pipeline's report."""
-    batch_size: int = 1
+    batch_size: Count = 1
     """Images a forward."""
-    repeats: int = 20
+    repeats: Count = 20
     """Timed forwards; median and spread are reported."""
-    warmup: int = 3
+    warmup: Whole = 3
     """Forwards before timing."""
 
 
@@ -157,11 +154,11 @@ class MeasureArguments:
 class Recipe(RunRecipe):
     """A SuperSAM run."""
 
-    output_dir: str = "runs/supersam"
+    output_dir: Place = "runs/supersam"
     """Folder of everything the run writes. A stage whose output is there is not run again."""
-    holdout_images: int = 100
+    holdout_images: Count = 100
     """Last training images, kept out of training, to rank layers and to search on; never the evaluation split."""
-    cache_gb: float = CACHE_GB
+    cache_gb: NonNegative = CACHE_GB
     """Most that ranking, search and evaluation keep of what subnets share, GB; what does not fit is computed anew."""
     model: ModelArguments = field(default_factory=ModelArguments)
     data: DataArguments = field(default_factory=DataArguments)
@@ -179,14 +176,11 @@ class Recipe(RunRecipe):
     measure: MeasureArguments = field(default_factory=MeasureArguments)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.model.name is None and not self.pretrain.enabled:
             raise ValueError(
                 "`model.name` is missing: give a SAM checkpoint (Hub id or folder), or set `pretrain.enabled: true`."
             )
-        if self.holdout_images < 1:
-            raise ValueError(f"`holdout_images` must be 1 or more, got {self.holdout_images}.")
-        if not self.cache_gb >= 0:
-            raise ValueError(f"`cache_gb` must be 0 or more, in GB, got {self.cache_gb}.")
         if self.pretrain.enabled and self.pretrain.mixed_precision != self.train.mixed_precision:
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."

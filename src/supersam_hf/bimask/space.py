@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from ..fields import Checked, Count, FieldError, Fraction
+
 
 @dataclass
-class SearchSpace:
+class SearchSpace(Checked):
     """Sizes that each kind of submodule may take: (lowest, highest, step) as in OFB's Table 1; `None`: not searched.
 
     The highest value is the full size (1, or `None` for heads) and is always among the options.
@@ -13,32 +15,31 @@ class SearchSpace:
         ValueError: If a range is not ascending, ends elsewhere than at the full size, or has no positive step.
     """
 
-    qkv_ratio: list[float] | None = field(default_factory=lambda: [1 / 4, 1, 1 / 8])
+    qkv_ratio: list[Fraction] | None = field(default_factory=lambda: [1 / 4, 1, 1 / 8])
     """Q-K-V channels of a head, as a fraction; null: not searched."""
-    mlp_ratio: list[float] | None = field(default_factory=lambda: [1 / 4, 1, 1 / 8])
+    mlp_ratio: list[Fraction] | None = field(default_factory=lambda: [1 / 4, 1, 1 / 8])
     """MLP width, as a fraction; null: not searched."""
-    heads: list[int | None] | None = field(default_factory=lambda: [1, None, 2])
+    heads: list[Count | None] | None = field(default_factory=lambda: [1, None, 2])
     """Heads of a layer (highest null: all of them; the released code begins at 2); null: not searched."""
-    embedding_ratio: list[float] | None = field(default_factory=lambda: [1 / 2, 1, 1 / 32])
+    embedding_ratio: list[Fraction] | None = field(default_factory=lambda: [1 / 2, 1, 1 / 32])
     """Width of the patch embedding, as a fraction; null: not searched."""
-    embedding_max_step: int | None = None
+    embedding_max_step: Count | None = None
     """Longest step of the embedding's width in channels (the released code: 12); null: no limit."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("qkv_ratio", "mlp_ratio", "embedding_ratio"):
             values = getattr(self, name)
             if values is not None and not _is_ratio_range(values):
-                raise ValueError(
-                    f"`space.{name}` must be [lowest, 1, step] with 0 < lowest <= 1 and a positive step, or null; "
-                    f"got {values}."
+                raise FieldError(
+                    name, f"must be [lowest, 1, step] with 0 < lowest <= 1 and a positive step, or null; got {values}."
                 )
         if self.heads is not None and not _is_head_range(self.heads):
-            raise ValueError(
-                "`space.heads` must be [lowest, null, step] with lowest and step 1 or more (null stands for all heads "
-                f"of the layer), or null; got {self.heads}."
+            raise FieldError(
+                "heads",
+                "must be [lowest, null, step] with lowest and step 1 or more (null stands for all heads "
+                f"of the layer), or null; got {self.heads}.",
             )
-        if self.embedding_max_step is not None and self.embedding_max_step < 1:
-            raise ValueError(f"`space.embedding_max_step` must be 1 or more, got {self.embedding_max_step}.")
 
     @classmethod
     def official(cls) -> "SearchSpace":

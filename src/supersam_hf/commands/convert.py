@@ -1,18 +1,20 @@
 """`supersam-hf convert`: Meta's original SAM checkpoints."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from ..fields import place
+from .parser import CommandParser
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> CommandParser:
     """Its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="supersam-hf convert",
         description="Turn an original SAM .pth checkpoint into a folder that from_pretrained loads.",
     )
-    parser.add_argument("checkpoint", help="original SAM checkpoint (sam_vit_b_01ec64.pth, ...)")
-    parser.add_argument("output_dir", help="folder to write, new or empty")
+    parser.add_argument("checkpoint", type=place, help="original SAM checkpoint (sam_vit_b_01ec64.pth, ...)")
+    parser.add_argument("output_dir", type=place, help="folder to write, new or empty")
     return parser
 
 

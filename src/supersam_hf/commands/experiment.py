@@ -1,20 +1,24 @@
 """`supersam-hf experiment`: a table or figure of the paper, from any data and checkpoint."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from ..fields import place
+from .parser import CommandParser
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> CommandParser:
     """Its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="supersam-hf experiment",
         description="Run every variant of an experiment with every seed, each an ordinary run that goes on where it "
         "was interrupted, and make the paper's table or figure of them.",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="recipe of the experiment (YAML)")
-    parser.add_argument("--base", metavar="FILE", help="recipe that all runs share (YAML)")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder of the runs and of what they show")
+    parser.add_argument("--config", type=place, required=True, metavar="FILE", help="recipe of the experiment (YAML)")
+    parser.add_argument("--base", type=place, metavar="FILE", help="recipe that all runs share (YAML)")
+    parser.add_argument(
+        "--output_dir", type=place, required=True, metavar="DIR", help="folder of the runs and their results"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="in place of the experiment's own")
     parser.add_argument(
         "--set",

@@ -1,13 +1,14 @@
 """`supersam-hf prepare`: segmented or labelled images as a dataset of parquet files, here and on the Hub."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ..fields import place, section
 from .hub_options import add_hub_options, add_include
+from .parser import CommandParser, section_of
 
 
 if TYPE_CHECKING:
@@ -20,38 +21,43 @@ FORMATS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="supersam-hf prepare",
         description="Turn images with masks (SA-1B, COCO, ADE20K, TIFF stacks, folders of images and masks, id maps) "
         "or labels (a folder a class) into parquet files with a dataset card; push them to the Hub.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="local path, or dataset id on the Hub")
+    parser.add_argument("source", type=place, nargs="?", metavar="SOURCE", help="local path, or dataset id on the Hub")
     parser.add_argument(
-        "--output_dir", metavar="DIR", help="folder to write, new or empty; may be left out with --push"
+        "--output_dir", type=place, metavar="DIR", help="folder to write, new or empty; may be left out with --push"
     )
+    parser.add_argument("--data.source", type=place, metavar="SOURCE", help="the same, as recipes have it")
     parser.add_argument("--task", choices=("segmentation", "classification"), help="unless given: what the source has")
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="layout of a source with masks (auto)")
-    parser.add_argument("--patch_size", type=int, metavar="PX", help="cut images with masks into square patches")
-    parser.add_argument("--merge_objects", action="store_true", help="all objects of an image or patch as one mask")
+    parser.add_argument("--data.format", choices=FORMATS, help="layout of a source with masks (auto)")
+    parser.add_argument("--data.patch_size", type=int, metavar="PX", help="cut images with masks into square patches")
     parser.add_argument(
-        "--on_error",
+        "--data.merge_objects", action="store_true", default=None, help="all objects of an image or patch as one mask"
+    )
+    parser.add_argument(
+        "--data.on_error",
         choices=("raise", "skip"),
-        default="raise",
         help="at what cannot be read (raise)",
     )
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (all that there are)")
     parser.add_argument("--max_shard_size", default="500MB", metavar="SIZE", help="most of a parquet file (500MB)")
     parser.add_argument("--license", help="the Hub's id of the license, for the card: cc-by-4.0, cc0-1.0, ...")
-    parser.add_argument("--config_name", help="configuration of a dataset on the Hub that has several")
+    parser.add_argument("--data.config_name", help="configuration of a dataset on the Hub that has several")
     parser.add_argument(
-        "--columns", nargs="+", metavar="NAME=COLUMN", help="columns of a table by what they hold: image=img label=y"
+        "--data.columns",
+        nargs="+",
+        metavar="NAME=COLUMN",
+        help="columns of a table by what they hold: image=img",
     )
-    parser.add_argument("--image_column", help="column of the images, where a labelled dataset has several")
-    parser.add_argument("--label_column", help="column of the labels, where it is not the only ClassLabel")
+    parser.add_argument("--data.image_column", help="column of the images, where a labelled dataset has several")
+    parser.add_argument("--data.label_column", help="column of the labels, where it is not the only ClassLabel")
     parser.add_argument(
-        "--label_names", nargs="+", metavar="NAME", help="names of the classes, where labels are numbers"
+        "--data.label_names", nargs="+", metavar="NAME", help="names of the classes, where labels are numbers"
     )
     hub = parser.add_argument_group("on the Hub")
     hub.add_argument("--push", metavar="REPO_ID", help="name or namespace/name of the dataset to push to")
@@ -70,12 +76,12 @@ def main(argv: list[str]) -> int:
     from datasets.exceptions import DatasetGenerationError
     from datasets.utils import logging as datasets_logging
 
-    from ..data.prepare import PrepareArguments, skip_log_of
+    from ..data.prepare import skip_log_of
     from ..hub.errors import PushError
 
     datasets_logging.set_verbosity_error()
     try:
-        args = PrepareArguments(**values | {"columns": _columns(values["columns"])})
+        args = prepare_arguments(values)
         if output_dir is None and hub["push"] is None:
             raise ValueError("`--output_dir` names the folder to write; only with `--push` it can be left out.")
         if hub["push"] is None and (hub["include"] or hub["dry_run"]):
@@ -89,7 +95,7 @@ def main(argv: list[str]) -> int:
                     for name, reason in skip_log_of(folder.resolve()).read().items():
                         print(f"left out: {name}: {reason}")
     except DatasetGenerationError as error:
-        print(f"supersam-hf prepare: {values['source']} cannot be read: {error.__cause__}", file=sys.stderr)
+        print(f"supersam-hf prepare: {args.source} cannot be read: {error.__cause__}", file=sys.stderr)
         return 2
     except (ValueError, OSError, PushError) as error:
         print(f"supersam-hf prepare: {error}", file=sys.stderr)
@@ -101,8 +107,25 @@ def _columns(given: list[str] | None) -> dict[str, str] | None:
     """Columns by what they hold, from "image=img"."""
     wrong = [part for part in given or () if "=" not in part]
     if wrong:
-        raise ValueError(f"`--columns` takes NAME=COLUMN, as image=img; got {wrong[0]!r}.")
+        raise ValueError(f"`--data.columns` takes NAME=COLUMN, as image=img; got {wrong[0]!r}.")
     return None if given is None else dict(part.split("=", 1) for part in given)
+
+
+def prepare_arguments(values: dict[str, Any]) -> "PrepareArguments":
+    """What to prepare, of the parsed values; an error names the option.
+
+    Raises:
+        ValueError: If there is no source, or two, or a value is none of those accepted.
+    """
+    from ..data.prepare import PrepareArguments
+
+    data, source = section_of(values, "data"), values.pop("source")
+    if "columns" in data:
+        data["columns"] = _columns(data["columns"])
+    if (source is None) == ("source" not in data):
+        raise ValueError("give the source once: a path or a dataset id, as SOURCE or as `--data.source`.")
+    with section("data"):
+        return PrepareArguments(**values, **{"source": source, **data})
 
 
 def written_and_pushed(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jsonargparse import ArgumentParser
+
+from ..cli import RecipeParser, recipe_parser
 
 
 if TYPE_CHECKING:
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 DRAWN_PX = 512
 
 
-def parser() -> ArgumentParser:
+def parser() -> RecipeParser:
     """Its arguments: those of a recipe, of which `data` is read, and its own."""
-    from ..cli import recipe_parser
-
     parser = recipe_parser("preview")
     parser.add_argument("--output", type=str, default="preview.png", help="the picture (.png, .pdf, .svg)")
     parser.add_argument("--num_images", type=int, default=12, help="images, drawn at random from the split")
@@ -34,16 +33,20 @@ def parser() -> ArgumentParser:
 def main(argv: list[str]) -> int:
     """Draws the figure; returns the exit code."""
     own = parser()
-    values = vars(own.instantiate(own.parse_args(argv)))
+    values = own.parse(argv)
+    from ..data import DataArguments
+    from ..fields import build, section
     from ..plots import plot_samples
     from ..plots.common import check_path
 
     try:
         check_path(values["output"])
+        with section("data"):
+            data = build(DataArguments, values["data"].as_dict())
         if values["num_images"] < 1 or values["image_size"] < 64 or values["image_size"] % 16:
             raise ValueError("`--num_images` must be at least 1, `--image_size` a multiple of 16 from 64 px on.")
-        samples = drawn_samples(values["data"], values["split"], values["num_images"], values["image_size"])
-        print(f"wrote {plot_samples(samples, Path(values['output']))}")
+        samples = drawn_samples(data, values["split"], values["num_images"], values["image_size"])
+        print(f"wrote {plot_samples(samples, Path(values['output']).expanduser())}")
     except (ValueError, OSError) as error:
         print(f"supersam-hf preview: {error}", file=sys.stderr)
         return 2

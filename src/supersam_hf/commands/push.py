@@ -8,7 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ..fields import place
 from .hub_options import add_hub_options, add_include
+from .parser import CommandParser
 
 
 if TYPE_CHECKING:
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
 NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter, segmenter"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="supersam-hf push",
         description="Publish a run's subnet, supernet, Pareto points or adapter on the Hub, with its model card. "
         "One commit; a README.md that somebody has written there keeps its text. Of a folder, only what an export "
         "writes is sent.",
     )
-    parser.add_argument("source", metavar="RUN_OR_FOLDER", help="output folder of a run, or of a model or an adapter")
+    parser.add_argument("source", type=place, metavar="RUN_OR_FOLDER", help="folder of a run, a model or an adapter")
     parser.add_argument("repo_id", metavar="REPO_ID", help="name or namespace/name")
     parser.add_argument("--name", help=f"what of a run: {NAMES} (subnet; of an adapt run, adapter)")
     add_hub_options(parser)
@@ -35,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--tags", nargs="+", metavar="TAG", help="added to the model card's")
     parser.add_argument("--stock", action="store_true", help="a SAM of equally wide layers as transformers' SamModel")
     parser.add_argument("--max_shard_size", metavar="SIZE", help="split larger weights over several files (5GB)")
-    parser.add_argument("--output_dir", metavar="DIR", help="keep the exported folder here as well")
+    parser.add_argument("--output_dir", type=place, metavar="DIR", help="keep the exported folder here as well")
     parser.add_argument(
         "--dry_run", action="store_true", help="send nothing: print the model card, list what is sent and what is not"
     )

@@ -1,17 +1,19 @@
 """`supersam-hf report`: a run on one page, also while it is going or after it was killed."""
 
-import argparse
 import sys
 
+from ..fields import place
+from .parser import CommandParser
 
-def parser() -> argparse.ArgumentParser:
+
+def parser() -> CommandParser:
     """Its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="supersam-hf report",
         description="Write a run on one HTML page: what was found, figures, costs, versions; of either method.",
     )
-    parser.add_argument("run", help="folder of a run, finished or not")
-    parser.add_argument("--output", help="the file (default: report.html in that folder)")
+    parser.add_argument("run", type=place, help="folder of a run, finished or not")
+    parser.add_argument("--output", type=place, help="the file (default: report.html in that folder)")
     return parser
 
 

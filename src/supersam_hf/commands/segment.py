@@ -12,7 +12,13 @@ def parser() -> RecipeParser:
     from ..segmenter_recipe import SegmenterRecipe
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = RecipeParser(prog="supersam-hf segment", description=__doc__, allow_abbrev=False, default_env=False)
+    parser = RecipeParser(
+        prog="supersam-hf segment",
+        description=__doc__,
+        allow_abbrev=False,
+        default_env=False,
+        recipe_type=SegmenterRecipe,
+    )
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
     parser.add_argument("--dry_run", action="store_true", help="tell sizes, images and steps, and stop")
     parser.add_class_arguments(SegmenterRecipe)
@@ -21,16 +27,17 @@ def parser() -> RecipeParser:
 
 def main(argv: list[str]) -> int:
     """Trains, evaluates and times; returns the exit code."""
+    from ..fields import build
     from ..segmenter_recipe import SegmenterRecipe
     from ..training.errors import TrainingError, explained
 
     own = parser()
     values = own.parse(argv)
     try:
-        parsed = vars(own.instantiate(values))
+        parsed = values.as_dict()
         parsed.pop("config", None)
         dry_run = parsed.pop("dry_run")
-        recipe = SegmenterRecipe(**parsed)
+        recipe: SegmenterRecipe = build(SegmenterRecipe, parsed)
         from ..pipeline.segmenter import run_segmenter, tell_plan
 
         with explained():

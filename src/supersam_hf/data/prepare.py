@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..escape import hub_link
+from ..fields import Checked, Place, Side, Text
 from ..files import check_empty, scratch_of
 from ..lock import sole_writer
 from .arguments import DataArguments, OnError, SourceFormat
@@ -54,7 +55,7 @@ MADE_FROM = {
 
 
 @dataclass
-class PrepareArguments:
+class PrepareArguments(Checked):
     """What to prepare.
 
     Args:
@@ -74,26 +75,25 @@ class PrepareArguments:
         ValueError: If a value is none of those accepted.
     """
 
-    source: str
+    source: Place
     task: Task | None = None
     format: SourceFormat = "auto"
-    splits: list[str] | None = None
-    max_shard_size: str = "500MB"
-    config_name: str | None = None
-    patch_size: int | None = None
+    splits: list[Text] | None = None
+    max_shard_size: Text = "500MB"
+    config_name: Text | None = None
+    patch_size: Side | None = None
     merge_objects: bool = False
     on_error: OnError = "raise"
-    columns: dict[str, str] | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    label_names: list[str] | None = None
-    license: str | None = None
+    columns: dict[str, Text] | None = None
+    image_column: Text | None = None
+    label_column: Text | None = None
+    label_names: list[Text] | None = None
+    license: Text | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.source == "shapes" or self.format == "shapes":
             raise ValueError("`source` 'shapes' is generated anew wherever it is named; prepare stored images.")
-        if self.task not in (None, "segmentation", "classification"):
-            raise ValueError(f"`task` must be segmentation or classification, got {self.task!r}.")
         if self.task == "classification" and self.format != "auto":
             raise ValueError(f"`format` {self.format!r} is for sources with masks; `task` is classification.")
         if self.task == "segmentation":

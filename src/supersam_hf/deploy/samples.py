@@ -18,6 +18,7 @@ from ..data import (
     match_labels,
 )
 from ..evaluation import NO_OBJECT, PROMPTS, Targets
+from ..fields import Checked, Count, Place, Side, Text, Whole
 
 
 # Images that the check runs.
@@ -25,30 +26,26 @@ CHECKED = 2
 
 
 @dataclass
-class SampleArguments:
+class SampleArguments(Checked):
     """Images to check and to evaluate on. Without a source, generated scenes, which check but do not evaluate.
 
     Args:
         source (`str`, *optional*): Local path, or dataset id on the Hub, with masks (SAM) or labels (classifier).
         eval_split (`str`): Its split.
-        num_images (`int`): The first so many; of a classifier, evenly over classes.
+        max_eval_images (`int`): The first so many; of a classifier, evenly over classes.
         crop_eval (`int`, *optional*): SAM: side of the central square crop, px.
         min_area (`int`): SAM: objects smaller than this are left out, px.
         box_padding (`int`): SAM: a box prompt is the tight box grown by 0 to this, px.
         label_mapping (`str`, *optional*): Classifier: JSON file from the dataset's names to the model's labels.
     """
 
-    source: str | None = None
-    eval_split: str = "validation"
-    num_images: int = 20
-    crop_eval: int | None = None
-    min_area: int = 25
-    box_padding: int = 20
-    label_mapping: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_images < 1:
-            raise ValueError(f"`num_images` must be 1 or more, got {self.num_images}.")
+    source: Place | None = None
+    eval_split: Text = "validation"
+    max_eval_images: Count = 20
+    crop_eval: Side | None = None
+    min_area: Count = 25
+    box_padding: Whole = 20
+    label_mapping: Place | None = None
 
 
 class SamSamples:
@@ -60,8 +57,8 @@ class SamSamples:
         data = DataArguments(
             source=args.source or "shapes",
             eval_split=args.eval_split,
-            max_eval_images=args.num_images,
-            shapes_eval_images=args.num_images,
+            max_eval_images=args.max_eval_images,
+            shapes_eval_images=args.max_eval_images,
             crop_eval=args.crop_eval,
             min_area=args.min_area,
             box_padding=args.box_padding,
@@ -108,8 +105,8 @@ class ClassifierSamples:
         data = ImageClassificationArguments(
             source=args.source or "shapes",
             eval_split=args.eval_split,
-            max_eval_images=args.num_images,
-            shapes_eval_images=args.num_images,
+            max_eval_images=args.max_eval_images,
+            shapes_eval_images=args.max_eval_images,
             eval_batch_size=1,
         )
         images = load_classification(data, "eval")

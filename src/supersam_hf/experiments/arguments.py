@@ -3,9 +3,14 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
+
+from supersam_hf_cli.recipes import RecipeError
+from supersam_hf_cli.recipes import read_recipe as read_recipe_values
+
+from ..fields import Checked, Place, Seed
 
 
 Kind = Literal["table1_reordering", "fig3_layers", "fig4_pareto", "fig5_structured_vs_windows"]
@@ -13,7 +18,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
 @dataclass
-class ExperimentArguments:
+class ExperimentArguments(Checked):
     """An experiment recipe.
 
     Args:
@@ -31,15 +36,14 @@ class ExperimentArguments:
 
     kind: Kind
     variants: dict[str, dict[str, Any]]
-    base: str | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    base: Place | None = None
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     settings: dict[str, Any] = field(default_factory=dict)
     pairs: list[list[str]] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"`kind` must be one of {list(get_args(Kind))}, got {self.kind!r}.")
+        super().__post_init__()
         if not self.variants:
             raise ValueError("`variants` is empty; name at least one.")
         wrong = [name for name in self.variants if not re.fullmatch(NAME, name)]
@@ -81,9 +85,10 @@ class ExperimentArguments:
             FileNotFoundError: If there is no such file.
             ValueError: If a field is unknown, missing or out of its range.
         """
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} is no experiment recipe: it has no fields.")
+        try:
+            data = read_recipe_values(path)
+        except RecipeError as error:
+            raise ValueError(f"{path} {error}.") from error
         unknown, missing = sorted(set(data) - set(cls.__dataclass_fields__)), {"kind", "variants"} - set(data)
         if unknown or missing:
             raise ValueError(

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from ..fields import Checked, FieldError, NonNegative, Text
 from .hardware import cpu_name
 
 
@@ -21,25 +22,24 @@ CPU_METHODS = {
 
 
 @dataclass
-class EnergyArguments:
+class EnergyArguments(Checked):
     """Electricity and emissions; recorded where codecarbon is installed (the extra `energy`)."""
 
-    country: str | None = None
+    country: Text | None = None
     """ISO code of three letters whose mean electricity gives the emissions; null: codecarbon's own configuration."""
-    kg_per_kwh: float | None = None
+    kg_per_kwh: NonNegative | None = None
     """Emissions factor in kg of CO2 equivalent a kWh, in place of a country's mean (0.437 in the paper)."""
 
     def __post_init__(self) -> None:
-        if self.kg_per_kwh is not None and self.kg_per_kwh < 0:
-            raise ValueError(f"`energy.kg_per_kwh` must be 0 or more, got {self.kg_per_kwh}.")
+        super().__post_init__()
         if self.kg_per_kwh is not None and self.country is not None:
-            raise ValueError("`energy.country` and `energy.kg_per_kwh` are two factors: give one of them.")
+            raise FieldError("country", "and `kg_per_kwh` are two factors: give one of them.")
         # Now, on every process alike: only one of them will have a meter.
         if self.country is not None and can_track_energy():
             _silence()
             if not _is_country(self.country):
-                raise ValueError(
-                    f"`energy.country` must be a three-letter ISO code such as 'FRA' or 'USA', got {self.country!r}."
+                raise FieldError(
+                    "country", f"must be a three-letter ISO code such as 'FRA' or 'USA', got {self.country!r}."
                 )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
+from ..fields import ClosedUnitInterval, Positive, check_fields
 from ..models.supersam.elastic_supersam import ElasticSpace, Subnet
 
 
@@ -29,22 +30,13 @@ class Budget:
         ValueError: If a limit is not a positive number, or `min_quality` is not in [0, 1].
     """
 
-    max_params: float | None = None
-    max_macs: float | None = None
-    max_latency_ms: float | None = None
-    min_quality: float | None = None
+    max_params: Positive | None = None
+    max_macs: Positive | None = None
+    max_latency_ms: Positive | None = None
+    min_quality: ClosedUnitInterval | None = None
 
     def __post_init__(self) -> None:
-        for name, what in (("max_params", "parameters"), ("max_macs", "multiply-accumulates")):
-            value = self.to_dict()[name]
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(
-                    f"`{name}` is {value}; give a number of {what}, or a fraction of the largest subnet's in (0, 1]."
-                )
-        if self.max_latency_ms is not None and not (math.isfinite(self.max_latency_ms) and self.max_latency_ms > 0):
-            raise ValueError(f"`max_latency_ms` is {self.max_latency_ms}; give a time above 0, in milliseconds.")
-        if self.min_quality is not None and not 0 <= self.min_quality <= 1:
-            raise ValueError(f"`min_quality` is {self.min_quality}; give it in [0, 1] (0.8 for 80 %).")
+        check_fields(self)
 
     def resolve(self, largest_params: int, largest_macs: int) -> "Budget":
         """This budget with its fractions turned into numbers."""

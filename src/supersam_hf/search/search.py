@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
+from ..fields import Checked, ClosedUnitInterval, Count, FieldError, Positive, Seed, Text
 from ..limits import parse_limit
 from ..models.supersam.elastic_supersam import ElasticSpace
 from ..spread import on_main
@@ -26,49 +27,42 @@ ENGINES = ("opentuner", "random", "evolution")
 
 
 @dataclass
-class SearchArguments:
+class SearchArguments(Checked):
     """How to search, and under which budget."""
 
     engine: EngineName = "opentuner"
     """What proposes subnets: "opentuner", "random" or "evolution"."""
-    trials: int = 60
+    trials: Count = 60
     """How many distinct subnets are run on images."""
     goal: Goal = "quality"
     """Maximise "quality", or minimise "params" or "macs" among the subnets that reach min_quality."""
-    max_params: float | str | None = None
+    max_params: Positive | Text | None = None
     """Most parameters: a share of the largest subnet's (0.6, 60%) or a count (60e6, 60M)."""
-    max_macs: float | str | None = None
+    max_macs: Positive | Text | None = None
     """Most multiply-accumulates: a share of the largest subnet's (0.6, 60%) or a count (60e9, 60G)."""
-    max_latency_ms: float | None = None
+    max_latency_ms: Positive | None = None
     """Longest run time in milliseconds, measured on this machine."""
-    min_quality: float | None = None
+    min_quality: ClosedUnitInterval | None = None
     """Least quality in [0, 1], such as an mIoU of 0.8."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the engine; the same seed and log give the same search."""
-    batch_size: int = 4
+    batch_size: Count = 4
     """How many subnets are proposed before the first of them is known; so many processes can work at a time."""
-    max_asks: int | None = None
+    max_asks: Count | None = None
     """Most proposals, the rejected and repeated ones included; 100 a trial if not given."""
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"`engine` is {self.engine!r}; it may be one of {list(ENGINES)}.")
-        if self.trials < 1:
-            raise ValueError(f"`trials` is {self.trials}; give at least 1.")
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` is {self.batch_size}; give at least 1.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` is {self.seed}; give a whole number from 0 to 2**32 - 1.")
+        super().__post_init__()
         if self.max_asks is not None and self.max_asks < self.trials:
-            raise ValueError(f"`max_asks` is {self.max_asks}; {self.trials} `trials` need at least as many.")
+            raise FieldError("max_asks", f"must be `trials` ({self.trials}) or more, got {self.max_asks}.")
         for name in ("max_params", "max_macs"):
-            setattr(self, name, parse_limit(f"search.{name}", getattr(self, name), "the largest subnet"))
+            setattr(self, name, parse_limit(name, getattr(self, name), "the largest subnet"))
         check_goal(self.goal, self.budget)
 
     @property
     def budget(self) -> Budget:
         """The limits, checked."""
-        params, macs = (parse_limit(f"search.{name}", getattr(self, name)) for name in ("max_params", "max_macs"))
+        params, macs = (parse_limit(name, getattr(self, name)) for name in ("max_params", "max_macs"))
         return Budget(params, macs, self.max_latency_ms, self.min_quality)
 
 

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
+from ..fields import BelowOne, Count, FieldError, Place, Positive, Text, Whole
 from ..measure.cost import CostMeter
 from ..models.supersam import ElasticSpace, SuperSamModel
 from .arguments import EngineArguments
@@ -33,43 +34,33 @@ class AdaptArguments(EngineArguments):
 
     method: Literal["lora", "ia3"] = "lora"
     """lora: low-rank updates, on a supernet for all its subnets at once; ia3: scales, not on a supernet."""
-    r: int = 8
+    r: Count = 8
     """Rank of LoRA."""
-    alpha: int = 16
+    alpha: Count = 16
     """LoRA's product is scaled by alpha / r."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Dropout of LoRA's input, 0 to 1."""
-    targets: list[str] | None = None
+    targets: list[Text] | None = None
     """Names of the linear layers to adapt, as peft's target_modules; null: encoder, and the decoder's transformer."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """AdamW's peak learning rate."""
-    num_sampled: int = 1
+    num_sampled: Whole = 1
     """On a supernet: sampled subnets a batch, beside the largest and the smallest."""
     loss: LossArguments = field(default_factory=LossArguments)
     """Loss terms."""
-    eval_sampled: int = 5
+    eval_sampled: Whole = 5
     """On a supernet: sampled subnets evaluated before and after, beside the largest and the smallest."""
-    subnet: str | None = None
+    subnet: Place | None = None
     """Of a supernet, also write this subnet with its slice of the adapter: `largest`, `smallest`, or a JSON file."""
     merge: bool = False
     """Also write the model with the adapter merged into its weights."""
-    base: str | None = None
+    base: Place | None = None
     """Hub id of the model under the adapter, as adapter_config.json names it; null: `model.name`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in ("lora", "ia3"):
-            raise ValueError(f"`method` must be lora or ia3, got {self.method!r}.")
-        for name in ("r", "alpha"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
         if self.targets is not None and not self.targets:
-            raise ValueError("`targets` must name at least one linear layer, got []; null takes the defaults.")
-        for name in ("num_sampled", "eval_sampled"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
+            raise FieldError("targets", "must name at least one linear layer, got []; null takes the defaults.")
 
 
 def adapter_config(args: AdaptArguments, elastic: bool) -> "PeftConfig":

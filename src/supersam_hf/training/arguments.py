@@ -4,69 +4,58 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..fields import Checked, Count, FieldError, Fraction, NonNegative, Place, Positive, Seed, Text, Whole
+
 
 # What may differ between a run and its continuation.
 FREE = {"logging_steps", "eval_steps", "save_steps", "save_total_limit", "resume_from_checkpoint", "report_to"}
 
 
 @dataclass
-class EngineArguments:
+class EngineArguments(Checked):
     """What every training shares."""
 
-    max_steps: int = 1000
+    max_steps: Count = 1000
     """Optimiser steps (in sequential mode: batches)."""
-    learning_rate: float = 1e-5
+    learning_rate: Positive = 1e-5
     """AdamW's peak learning rate."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "exponential"
     """Shape of the decay from the peak to its floor at the last step."""
-    min_lr_ratio: float = 0.01
+    min_lr_ratio: Fraction = 0.01
     """Floor of the learning rate, as a fraction of the peak (1 % in the paper)."""
-    warmup_steps: int = 0
+    warmup_steps: Whole = 0
     """Steps of linear warm-up before the decay."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """AdamW's weight decay."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     """Clip the gradient norm of each parameter group to this; null: no clipping."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     """Batches a step."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """Autocast of forward and loss. bf16 pays on GPUs and on CPUs with AMX."""
     gradient_checkpointing: bool = False
     """Recompute the encoder layers in the backward pass to save memory."""
-    logging_steps: int = 10
+    logging_steps: Count = 10
     """Log every this many steps."""
-    eval_steps: int = 0
+    eval_steps: Whole = 0
     """Evaluate every this many steps; 0: only what the caller evaluates."""
-    save_steps: int = 200
+    save_steps: Whole = 200
     """Write a checkpoint every this many steps; 0: none."""
-    save_total_limit: int = 2
+    save_total_limit: Count = 2
     """Checkpoints kept; the oldest go first."""
-    resume_from_checkpoint: str | None = "latest"
+    resume_from_checkpoint: Place | None = "latest"
     """latest: go on from the newest sound checkpoint in the output folder, if there is any; a checkpoint's folder: go
     on from that one; null: begin anew."""
-    report_to: list[str] = field(default_factory=list)
+    report_to: list[Text] = field(default_factory=list)
     """Accelerate trackers: tensorboard, wandb, trackio, ... (each must be installed)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random in training."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "gradient_accumulation_steps", "logging_steps", "save_total_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
-        for name in ("eval_steps", "save_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        if self.resume_from_checkpoint == "":
-            raise ValueError("`resume_from_checkpoint` must be latest, a checkpoint's folder or null, got ''.")
-        if self.lr_schedule not in ("exponential", "cosine", "linear"):
-            raise ValueError(f"`lr_schedule` must be exponential, cosine or linear, got {self.lr_schedule!r}.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"`learning_rate` must be positive, got {self.learning_rate}.")
-        if not 0 < self.min_lr_ratio <= 1:
-            raise ValueError(f"`min_lr_ratio` must lie in (0, 1], got {self.min_lr_ratio}.")
-        if not 0 <= self.warmup_steps < self.max_steps:
-            last = f"max_steps - 1 = {self.max_steps - 1}"
-            raise ValueError(f"`warmup_steps` must lie in 0 to {last}, got {self.warmup_steps}.")
+        super().__post_init__()
+        if self.warmup_steps >= self.max_steps:
+            text = f"must lie in 0 to max_steps - 1 = {self.max_steps - 1}, got {self.warmup_steps}."
+            raise FieldError("warmup_steps", text)
 
 
 def lr_factor(step: int, args: EngineArguments) -> float:

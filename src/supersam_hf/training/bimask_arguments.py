@@ -1,9 +1,20 @@
 """Every value of a bi-mask search, with the presets for those in which OFB's paper and its released code differ."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from ..fields import (
+    BelowOne,
+    ClosedUnitInterval,
+    Count,
+    FieldError,
+    Finite,
+    Fraction,
+    NonNegative,
+    Place,
+    Positive,
+    Text,
+)
 from ..limits import parse_limit
 from .arguments import EngineArguments
 from .classify import ClassificationLossArguments, MixArguments
@@ -38,54 +49,52 @@ PRESETS: dict[str, dict[str, Any]] = {
 class MaskSearchArguments(EngineArguments):
     """What every bi-mask search has: weights, importance scores and architecture parameters learned at once."""
 
-    section: ClassVar[str] = "search"  # of a recipe, for messages
-
     preset: Literal["paper", "official"] = "paper"
     """What the nulls below stand for where paper and released code differ; in a recipe also what an empty `space` is
     (released: heads [2, null, 2], embedding_max_step 12; Table 1 for both: give embedding_max_step 10000)."""
-    max_macs: float | str | None = None
+    max_macs: Positive | Text | None = None
     """Budget in multiply-accumulates per image: a share of the original's (0.5, 50%) or a count (1.3e9, 1.3G)."""
-    max_params: float | str | None = None
+    max_params: Positive | Text | None = None
     """Budget in parameters, instead: a share of the original's (0.5, 50%) or a count (60e6, 60M)."""
-    search_steps: int | None = None
+    search_steps: Count | None = None
     """Steps until everything is decided and the budget holds; the rest trains what was found. null: half of
     max_steps, as released."""
-    learning_rate: float = 2.5e-4
+    learning_rate: Positive = 2.5e-4
     """AdamW's peak rate of the weights, for 256 images a step (released: 1e-3 at 1,024)."""
-    score_learning_rate: float = 2.5e-4
+    score_learning_rate: Positive = 2.5e-4
     """Peak rate of the importance scores."""
-    alpha_learning_rate: float = 2.5e-4
+    alpha_learning_rate: Positive = 2.5e-4
     """Peak rate of the architecture parameters. In a search of hundreds of steps it must be far higher: p has to move
     from about 1/n to 0.2/n."""
-    weight_decay: float = 1e-3
+    weight_decay: NonNegative = 1e-3
     """AdamW's weight decay of weights, architecture parameters and decoder; none on scores, biases, norms, tokens."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "cosine"
     """Shape of the decay, of all rates."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Clip the gradient norm of each parameter group to this; null: no clipping."""
-    prune_steps: int | None = None
+    prune_steps: Count | None = None
     """Steps between prunings (Delta T); null: a third of an epoch."""
-    eta: float = 0.2
+    eta: Fraction = 0.2
     """A cell leaves when its probability is at most this times the mean of the live ones."""
-    entropy_weight: float = 0.5
+    entropy_weight: NonNegative = 0.5
     """mu_1 of the entropy H."""
-    variance_weight: float = 0.5
+    variance_weight: NonNegative = 0.5
     """mu_1 of the variance term Psi."""
-    budget_weight: float = 5.0
+    budget_weight: NonNegative = 5.0
     """mu_2 of the distance from the budget."""
-    l1_attention: float = 2e-4
+    l1_attention: NonNegative = 2e-4
     """mu_3 of the L1 norm of the importance scores of attention."""
-    l1_other: float = 5e-5
+    l1_other: NonNegative = 5e-5
     """mu_3 of the L1 norm of those of MLPs and embedding."""
-    lambda_start: float | None = None
+    lambda_start: ClosedUnitInterval | None = None
     """Weight of the importance score in the bi-mask at the first step; null: the preset's (1, official 0.99)."""
-    lambda_end: float | None = None
+    lambda_end: ClosedUnitInterval | None = None
     """The same at the end of its ramp; null: the preset's (0, official 0.1)."""
-    ramp: float | None = None
+    ramp: Fraction | None = None
     """Share of the search over which lambda and the masking ratio change; null: the preset's (1, official 0.4)."""
-    score_mean: float | None = None
+    score_mean: Finite | None = None
     """Mean of the initial scores before the sigmoid; null: the preset's (3, official 0: everything halved)."""
-    score_std: float = 0.2
+    score_std: NonNegative = 0.2
     """Their standard deviation."""
     variance_per_cell: bool | None = None
     """Divide Psi by the number of cells; null: the preset's (official true)."""
@@ -96,80 +105,55 @@ class MaskSearchArguments(EngineArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preset not in PRESETS:
-            raise ValueError(f"`{self.section}.preset` must be one of {list(PRESETS)}, got {self.preset!r}.")
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name, value) is None:
                 setattr(self, name, value)
         if self.search_steps is None:
             self.search_steps = max(1, self.max_steps // 2)
+        if self.search_steps > self.max_steps:
+            raise FieldError("search_steps", f"must lie in 1 to max_steps {self.max_steps}, got {self.search_steps}.")
         for name in ("max_macs", "max_params"):
-            setattr(self, name, parse_limit(f"{self.section}.{name}", getattr(self, name), "the original"))
-        self._check()
+            setattr(self, name, parse_limit(name, getattr(self, name), "the original"))
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
         """`max_macs` and `max_params` as numbers."""
-        macs, params = (parse_limit(f"{self.section}.{n}", getattr(self, n)) for n in ("max_macs", "max_params"))
-        return macs, params
-
-    def _check(self) -> None:
-        assert self.search_steps is not None
-        if not 1 <= self.search_steps <= self.max_steps:
-            raise ValueError(f"`{self.section}.search_steps` must lie in 1 to max_steps, got {self.search_steps}.")
-        weights = ("entropy_weight", "variance_weight", "budget_weight", "l1_attention", "l1_other", "score_std")
-        self._check_all(("score_learning_rate", "alpha_learning_rate"), lambda value: value > 0, "be positive")
-        self._check_all(weights, lambda value: value >= 0, "be 0 or more")
-        self._check_all(("lambda_start", "lambda_end"), lambda value: 0 <= value <= 1, "lie in 0 to 1")
-        self._check_all(("eta", "ramp"), lambda value: 0 < value <= 1, "lie in (0, 1]")
-        if self.prune_steps is not None and self.prune_steps < 1:
-            raise ValueError(f"`{self.section}.prune_steps` must be 1 or more, or null, got {self.prune_steps}.")
-
-    def _check_all(self, names: tuple[str, ...], holds: Callable[[Any], bool], must: str) -> None:
-        for name in names:
-            if not holds(getattr(self, name)):
-                raise ValueError(f"`{self.section}.{name}` must {must}, got {getattr(self, name)}.")
+        return parse_limit("max_macs", self.max_macs), parse_limit("max_params", self.max_params)
 
 
 @dataclass
 class BiMaskArguments(MaskSearchArguments):
     """Bi-mask search: weights, importance scores and architecture parameters learned at once."""
 
-    decoder_learning_rate: float = 2.5e-4
+    decoder_learning_rate: Positive = 2.5e-4
     """Peak rate of PMIM's decoder and mask token."""
     pmim: bool = True
     """Progressive masked image modelling."""
-    mask_ratio_start: float = 0.05
+    mask_ratio_start: ClosedUnitInterval = 0.05
     """Share of masked patches at the first step."""
-    mask_ratio_end: float = 0.25
+    mask_ratio_end: ClosedUnitInterval = 0.25
     """The same at the end of the ramp; equal to the start for a constant ratio."""
     mask_position: Literal["before", "after"] | None = None
     """Mask patches before or after positions are added; null: the preset's (before, official after)."""
-    reconstruction_weight: float = 1.0
+    reconstruction_weight: NonNegative = 1.0
     """Weight of the reconstruction loss."""
     balance_reconstruction: bool | None = None
     """Scale the reconstruction loss to the classification loss at every step; null: the preset's (official true)."""
-    drop_path_rate: float = 0.1
+    drop_path_rate: BelowOne = 0.1
     """Stochastic depth of the last layer, in [0, 1)."""
     mix: MixArguments = field(default_factory=lambda: MixArguments(mixup_alpha=0.0, cutmix_alpha=0.0))
     """Mixup and CutMix while searching (released: none)."""
     mix_after: MixArguments = field(default_factory=MixArguments)
     """Mixup and CutMix after the search, for the rest of the steps."""
-    teacher: str | None = None
+    teacher: Place | None = None
     """Classifier to distil from (Hub id or folder), with the same labels; needs `loss.distillation`."""
     loss: ClassificationLossArguments = field(default_factory=ClassificationLossArguments)
     """Label smoothing and distillation."""
 
-    def _check(self) -> None:
-        super()._check()
-        self._check_all(("decoder_learning_rate",), lambda value: value > 0, "be positive")
-        self._check_all(("reconstruction_weight",), lambda value: value >= 0, "be 0 or more")
-        self._check_all(("mask_ratio_start", "mask_ratio_end"), lambda value: 0 <= value <= 1, "lie in 0 to 1")
-        self._check_all(("drop_path_rate",), lambda value: 0 <= value < 1, "lie in [0, 1)")
-        if self.mask_position not in ("before", "after"):
-            raise ValueError(f"`search.mask_position` must be before or after, got {self.mask_position!r}.")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.teacher is not None and self.loss.distillation == "none":
-            raise ValueError("`search.teacher` is given, but `loss.distillation` is none: choose soft or hard.")
+            raise FieldError("teacher", "is given, but `loss.distillation` is none: choose soft or hard.")
 
 
 def open_fields(args: type[MaskSearchArguments]) -> list[str]:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from ..bimask.space import SearchSpace
 from ..evaluation import PROMPTS
+from ..fields import FieldError, Positive
 from ..measure.cost import CostMeter
 from ..models.supersam import SuperSamModel
 from .bimask import BiMaskTrainer, new_search
@@ -29,9 +30,7 @@ def encoder_space() -> SearchSpace:
 class SamBiMaskArguments(MaskSearchArguments):
     """Bi-mask search on the image encoder of a SAM: MLP widths, heads and Q-K-V channels."""
 
-    section: ClassVar[str] = "bimask"
-
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """AdamW's peak rate of the weights."""
     space: SearchSpace = field(default_factory=encoder_space)
     """What is searched; the embedding cannot be."""
@@ -41,7 +40,7 @@ class SamBiMaskArguments(MaskSearchArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.space.embedding_ratio is not None:
-            raise ValueError("`bimask.space.embedding_ratio` must be null: the embedding of a SAM keeps its width.")
+            raise FieldError("space.embedding_ratio", "must be null: the embedding of a SAM keeps its width.")
 
 
 class MaskTerms:

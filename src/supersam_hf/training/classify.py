@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..fields import BelowOne, Checked, ClosedUnitInterval, NonNegative, Positive
 from .engine import Engine
 
 
@@ -23,49 +24,31 @@ __all__ = [
 
 
 @dataclass
-class MixArguments:
+class MixArguments(Checked):
     """Mixing of two images a sample. The defaults are DeiT's; OFB's search has none (both alphas 0)."""
 
-    mixup_alpha: float = 0.8
+    mixup_alpha: NonNegative = 0.8
     """Mixup: the share of an image is drawn from Beta(alpha, alpha); 0: no mixup."""
-    cutmix_alpha: float = 1.0
+    cutmix_alpha: NonNegative = 1.0
     """CutMix: the share of a pasted box is drawn from Beta(alpha, alpha); 0: no CutMix."""
-    prob: float = 1.0
+    prob: ClosedUnitInterval = 1.0
     """Probability that a batch is mixed."""
-    switch_prob: float = 0.5
+    switch_prob: ClosedUnitInterval = 0.5
     """Probability of CutMix where both are on."""
-
-    def __post_init__(self) -> None:
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        for name in ("prob", "switch_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must lie in 0 to 1, got {getattr(self, name)}.")
 
 
 @dataclass
-class ClassificationLossArguments:
+class ClassificationLossArguments(Checked):
     """Label smoothing, and distillation from a teacher."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: BelowOne = 0.1
     """Share of the target spread over all labels."""
     distillation: Literal["none", "soft", "hard"] = "none"
     """soft: the teacher's probabilities; hard: its most probable label (both as in DeiT)."""
-    distillation_weight: float = 0.5
+    distillation_weight: ClosedUnitInterval = 0.5
     """Share of the loss that has the teacher as its target, 0 to 1."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Temperature of the softmaxes in soft distillation (3 in DeiT)."""
-
-    def __post_init__(self) -> None:
-        if self.distillation not in ("none", "soft", "hard"):
-            raise ValueError(f"`distillation` must be none, soft or hard, got {self.distillation!r}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must lie in [0, 1), got {self.label_smoothing}.")
-        if not 0 <= self.distillation_weight <= 1:
-            raise ValueError(f"`distillation_weight` must lie in 0 to 1, got {self.distillation_weight}.")
-        if self.temperature <= 0:
-            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
 
 
 def seed_step(seed: int, step: int, process: int = 0) -> torch.Generator:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..classification import check_labels
+from ..fields import BelowOne, FieldError, Fraction, NonNegative, OpenUnitInterval, Place, Positive, Whole
 from ..files import fingerprint
 from ..measure.cost import CostMeter
 from ..models.supersam import SuperSamModel
@@ -33,19 +34,12 @@ Evaluate = Callable[[Engine], dict[str, float]]
 class RetrainingArguments(EngineArguments):
     """What plain training has beside the engine's arguments, whatever the model."""
 
-    layer_decay: float = 1.0
+    layer_decay: Fraction = 1.0
     """Factor of the learning rate from each encoder layer to the one below, in (0, 1]; 1: one rate for all."""
-    ema_decay: float | None = None
+    ema_decay: OpenUnitInterval | None = None
     """Average the weights over the steps with this decay; the average is evaluated and returned; null: no average."""
     ema_warmup: bool = True
     """Average over about the last tenth of the run until `ema_decay` spans more."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"`layer_decay` must lie in (0, 1], got {self.layer_decay}.")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be null or lie in (0, 1), got {self.ema_decay}.")
 
 
 @dataclass
@@ -63,23 +57,23 @@ class ClassifierFinetuneArguments(RetrainingArguments):
     """Retraining or transfer of a classifier. Rates and decays are those of OFB's released retraining, mixing is
     DeiT's."""
 
-    learning_rate: float = 1.5e-4
+    learning_rate: Positive = 1.5e-4
     """AdamW's peak learning rate: 1.5e-4 for 256 images a step, so 6e-4 at the released 1,024."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "cosine"
     """Shape of the decay."""
-    min_lr_ratio: float = 1 / 60
+    min_lr_ratio: Fraction = 1 / 60
     """Floor of the learning rate, as a fraction of the peak (1e-5 of 6e-4)."""
-    warmup_steps: int = 20
+    warmup_steps: Whole = 20
     """Steps of linear warm-up (released: 5 epochs of 300)."""
-    weight_decay: float = 0.05
+    weight_decay: NonNegative = 0.05
     """AdamW's weight decay; none on biases, norms, tokens and positions."""
-    layer_decay: float = 0.95
+    layer_decay: Fraction = 0.95
     """Factor of the learning rate from each layer to the one below, in (0, 1]; 1: one rate for all."""
-    ema_decay: float | None = 0.99996
+    ema_decay: OpenUnitInterval | None = 0.99996
     """Average the weights over the steps with this decay; the average is evaluated and returned; null: no average."""
-    drop_path_rate: float = 0.1
+    drop_path_rate: BelowOne = 0.1
     """Stochastic depth of the last layer, in [0, 1); the first layer has none."""
-    teacher: str | None = None
+    teacher: Place | None = None
     """Classifier to distil from (Hub id or folder), with the same labels; needs `loss.distillation`."""
     mix: MixArguments = field(default_factory=MixArguments)
     """Mixup and CutMix."""
@@ -88,10 +82,8 @@ class ClassifierFinetuneArguments(RetrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"`drop_path_rate` must lie in [0, 1), got {self.drop_path_rate}.")
         if self.teacher is not None and self.loss.distillation == "none":
-            raise ValueError("`teacher` is given, but `loss.distillation` is none: choose soft or hard.")
+            raise FieldError("teacher", "is given, but `loss.distillation` is none: choose soft or hard.")
 
 
 def finetune(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..fields import Checked, ClosedUnitInterval, NonNegative
 from ..metrics.iou import mask_iou
 
 
@@ -23,23 +24,17 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, squared: bool = F
 
 
 @dataclass
-class LossArguments:
+class LossArguments(Checked):
     """Weights of the loss terms. The defaults are the paper's: Dice alone."""
 
     dice_squared: bool = False
     """Square the denominator of the Dice loss, as the released code does."""
-    bce_weight: float = 0.0
+    bce_weight: NonNegative = 0.0
     """Weight of binary cross-entropy beside Dice; 1 helps a model that starts from nothing."""
-    iou_weight: float = 0.0
+    iou_weight: NonNegative = 0.0
     """Weight of the squared error of the predicted IoU, which keeps the IoU head honest."""
-    distillation_weight: float = 0.0
+    distillation_weight: ClosedUnitInterval = 0.0
     """Share of the subnets' loss whose target is the largest subnet's masks (in-place distillation), 0 to 1."""
-
-    def __post_init__(self) -> None:
-        if min(self.bce_weight, self.iou_weight) < 0:
-            raise ValueError("`bce_weight` and `iou_weight` must be 0 or more.")
-        if not 0 <= self.distillation_weight <= 1:
-            raise ValueError(f"`distillation_weight` must lie in 0 to 1, got {self.distillation_weight}.")
 
 
 def mask_loss(

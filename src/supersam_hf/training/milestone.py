@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..fields import Checked, Fraction
 from ..files import write_json
 from ..measure.cost import CostMeter
 
@@ -17,21 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Milestone:
+class Milestone(Checked):
     """A mIoU to reach; what it took is recorded. Needs `eval_steps`."""
 
     subnet: Literal["smallest", "largest"] = "smallest"
     """Whose mIoU."""
-    miou: float = 0.7
+    miou: Fraction = 0.7
     """mIoU to reach, 0 to 1."""
     stop: bool = False
     """End training once it is reached."""
-
-    def __post_init__(self) -> None:
-        if self.subnet not in ("smallest", "largest"):
-            raise ValueError(f"`milestone.subnet` must be smallest or largest, got {self.subnet!r}.")
-        if not 0 < self.miou <= 1:
-            raise ValueError(f"`milestone.miou` must lie in (0, 1], got {self.miou}.")
 
 
 class MilestoneWatch:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModel
 
+from ..fields import Count, FieldError, NonNegative, Place, Positive, Side, Whole
 from ..measure.cost import CostMeter
 from ..models.supersam import SuperSamConfig, SuperSamModel
 from .finetune import FinetuneArguments, finetune
@@ -20,40 +21,53 @@ class PretrainArguments(FinetuneArguments):
 
     enabled: bool = False
     """Run this stage; false: `model.name` is loaded."""
-    encoder: str | None = None
+    encoder: Place | None = None
     """ViT or DeiT checkpoint (Hub or folder) to start the encoder from; its shape replaces the four below."""
-    image_size: int = 96
+    image_size: Side = 96
     """Input size, px a side."""
-    patch_size: int = 16
+    patch_size: Side = 16
     """Patch size, px a side."""
-    hidden_size: int = 128
+    hidden_size: Count = 128
     """Width of the encoder."""
-    num_hidden_layers: int = 12
+    num_hidden_layers: Count = 12
     """Depth of the encoder."""
-    num_attention_heads: int = 4
+    num_attention_heads: Count = 4
     """Heads of the encoder."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Positive = 4.0
     """MLP width over encoder width."""
-    window_size: int = 0
+    window_size: Whole = 0
     """Attention windows of this many patches a side; 0: global attention everywhere."""
-    global_attn_indexes: list[int] = field(default_factory=lambda: [2, 5, 8, 11])
+    global_attn_indexes: list[Whole] = field(default_factory=lambda: [2, 5, 8, 11])
     """Layers with global attention where `window_size` is set."""
-    decoder_size: int = 256
+    decoder_size: Count = 256
     """Width of the prompt encoder and the mask decoder."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """AdamW's peak learning rate."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "cosine"
     """Shape of the decay."""
-    warmup_steps: int = 50
+    warmup_steps: Whole = 50
     """Steps of linear warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's weight decay."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Clip the gradient norm to this."""
     train_prompt_encoder: bool = True
     """The prompt encoder starts from nothing, so it is trained."""
     loss: LossArguments = field(default_factory=lambda: LossArguments(bce_weight=1.0, iou_weight=1.0))
     """Loss terms."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_size % 16:
+            raise FieldError("decoder_size", f"must be a multiple of 16, got {self.decoder_size}.")
+        if self.encoder is not None:
+            return
+        for name, unit in (("image_size", "patch_size"), ("hidden_size", "num_attention_heads")):
+            value, divisor = vars(self)[name], vars(self)[unit]
+            if value % divisor:
+                raise FieldError(name, f"must be a multiple of `{unit}` {divisor}, got {value}.")
+        if int(self.hidden_size * self.mlp_ratio) < 1:
+            raise FieldError("mlp_ratio", f"must give the MLP 1 unit or more, got {self.mlp_ratio}.")
 
 
 def sam_config(args: PretrainArguments) -> SuperSamConfig:

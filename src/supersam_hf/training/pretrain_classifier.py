@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
+from ..fields import BelowOne, Count, FieldError, Fraction, OpenUnitInterval, Positive, Side, Whole
 from ..measure.cost import CostMeter
 from ..models.classifiers import CLASSIFIERS
 from ..models.ofb_swin import OfbSwinConfig
@@ -24,60 +25,56 @@ class PretrainClassifierArguments(ClassifierFinetuneArguments):
 
     enabled: bool = False
     """Run this stage; false: `model.name` is loaded."""
-    image_size: int = 32
+    image_size: Side = 32
     """Input size, px a side."""
-    patch_size: int = 4
+    patch_size: Side = 4
     """Patch size, px a side."""
-    hidden_size: int = 96
+    hidden_size: Count = 96
     """Width of the embedding; of a Swin, of the first stage: each further one has twice as many channels."""
-    num_hidden_layers: int = 6
+    num_hidden_layers: Count = 6
     """Layers of a ViT."""
-    num_attention_heads: int = 4
+    num_attention_heads: Count = 4
     """Heads a layer; of a Swin, of the first stage: each further one has twice as many."""
-    depths: list[int] | None = None
+    depths: list[Count] | None = None
     """Blocks of each stage of a Swin ([2, 2, 6, 2], ...); null: a ViT."""
-    window_size: int = 4
+    window_size: Count = 4
     """Window of a Swin, patches a side."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Positive = 4.0
     """MLP width over embedding width."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """AdamW's peak learning rate."""
-    min_lr_ratio: float = 0.01
+    min_lr_ratio: Fraction = 0.01
     """Floor of the learning rate, as a fraction of the peak."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "cosine"
     """Shape of the decay."""
-    warmup_steps: int = 50
+    warmup_steps: Whole = 50
     """Steps of linear warm-up."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Clip the gradient norm of each parameter group to this."""
-    layer_decay: float = 1.0
+    layer_decay: Fraction = 1.0
     """Factor of the learning rate from each layer to the one below, in (0, 1]; 1: one rate for all."""
-    ema_decay: float | None = None
+    ema_decay: OpenUnitInterval | None = None
     """Average the weights over the steps with this decay; the average is evaluated and returned; null: no average."""
-    drop_path_rate: float = 0.0
+    drop_path_rate: BelowOne = 0.0
     """Stochastic depth of the last layer, in [0, 1)."""
     mix: MixArguments = field(default_factory=lambda: MixArguments(mixup_alpha=0.0, cutmix_alpha=0.0))
     """Mixup and CutMix: none, which learns faster in a short training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "window_size")
-        for name in ("image_size", "patch_size", *sizes):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
         if self.image_size % self.patch_size:
-            raise ValueError(
-                f"`image_size` must be a multiple of `patch_size` {self.patch_size}, got {self.image_size}."
+            raise FieldError(
+                "image_size", f"must be a multiple of `patch_size` {self.patch_size}, got {self.image_size}."
             )
         if self.depths is not None and (not self.depths or min(self.depths) < 1):
-            raise ValueError(f"`depths` must be numbers of 1 or more, one a stage, or null, got {self.depths}.")
+            raise FieldError("depths", f"must be numbers of 1 or more, one a stage, or null, got {self.depths}.")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`hidden_size` must be a multiple of `num_attention_heads` {self.num_attention_heads}, got "
-                f"{self.hidden_size}."
+            raise FieldError(
+                "hidden_size",
+                f"must be a multiple of `num_attention_heads` {self.num_attention_heads}, got {self.hidden_size}.",
             )
         if int(self.hidden_size * self.mlp_ratio) < 1:
-            raise ValueError(f"`mlp_ratio` must give the MLP 1 unit or more, got {self.mlp_ratio}.")
+            raise FieldError("mlp_ratio", f"must give the MLP 1 unit or more, got {self.mlp_ratio}.")
 
 
 def new_classifier(args: PretrainClassifierArguments, label_names: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..elastic.reorder import reorder
 from ..evaluation import PROMPTS
+from ..fields import FieldError, Whole
 from ..measure.cost import CostMeter
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..models.supersam.compiling import compile_layers
@@ -28,9 +29,9 @@ class SandwichArguments(EngineArguments):
 
     mode: Literal["accumulate", "sequential"] = "accumulate"
     """accumulate: losses averaged, one optimiser step a batch; sequential: a step after each subnet (the paper)."""
-    num_sampled: int = 1
+    num_sampled: Whole = 1
     """Sampled subnets a batch, beside the largest and the smallest."""
-    reorder_every: int = 0
+    reorder_every: Whole = 0
     """Reorder the elastic dimensions by Wanda every this many steps, moments too; 0: only before training."""
     torch_compile: bool = False
     """torch.compile the encoder's layers, a few graphs for all widths: minutes at the start, faster steps on GPUs."""
@@ -42,11 +43,7 @@ class SandwichArguments(EngineArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.milestone is not None and self.eval_steps < 1:
-            raise ValueError("`milestone` is looked for at each evaluation: set `eval_steps` to 1 or more.")
-        if self.mode not in ("accumulate", "sequential"):
-            raise ValueError(f"`mode` must be accumulate or sequential, got {self.mode!r}.")
-        if self.num_sampled < 0:
-            raise ValueError(f"`num_sampled` must be 0 or more, got {self.num_sampled}.")
+            raise FieldError("milestone", "is looked for at each evaluation: set `eval_steps` to 1 or more.")
 
 
 def subnets_of_step(space: ElasticSpace, args: SandwichArguments, step: int) -> dict[str, Subnet]:

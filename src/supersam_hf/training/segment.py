@@ -10,6 +10,7 @@ from accelerate import PartialState
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..fields import BelowOne, Fraction, NonNegative, Positive, Whole
 from ..measure.cost import CostMeter
 from ..segmentation import check_classes
 from .context import data_context
@@ -22,21 +23,21 @@ from .finetune import Evaluate, RetrainingArguments, fit, new_ema, parameter_gro
 class SegmenterArguments(RetrainingArguments):
     """Fine-tuning of a backbone with a new head for semantic segmentation."""
 
-    learning_rate: float = 1e-4
+    learning_rate: Positive = 1e-4
     """AdamW's peak learning rate of the head (SETR: SGD at 0.01 or 0.001)."""
     lr_schedule: Literal["exponential", "cosine", "linear"] = "linear"
     """Shape of the decay (SETR: polynomial, power 0.9)."""
-    min_lr_ratio: float = 0.01
+    min_lr_ratio: Fraction = 0.01
     """Floor of the learning rate, as a fraction of the peak."""
-    warmup_steps: int = 20
+    warmup_steps: Whole = 20
     """Steps of linear warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: NonNegative = 0.01
     """AdamW's weight decay; none on biases, norms, tokens and positions."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Clip the gradient norm of each parameter group to this; null: no clipping."""
-    layer_decay: float = 0.9
+    layer_decay: Fraction = 0.9
     """Factor of the learning rate from each layer to the one below, in (0, 1]; 1: one rate for all."""
-    drop_path_rate: float = 0.1
+    drop_path_rate: BelowOne = 0.1
     """Stochastic depth of the last layer, in [0, 1); the first layer has none."""
 
 

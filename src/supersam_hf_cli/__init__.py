@@ -3,6 +3,8 @@
 import os
 import sys
 
+from .names import did_you_mean
+
 
 VERBS = {
     "run": "the whole pipeline of a recipe: pretrain?, rank-layers, reorder, train, search, extract, report",
@@ -34,6 +36,26 @@ OFB_VERBS = {
     "finetune": "retrain the found model, or transfer any ViT, DeiT or Swin to other classes",
     "evaluate": "top-1 and top-5 of the original, the searched and the retrained model; table",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
+}
+
+
+# Options that had names of their own where a recipe has another.
+RENAMED = {
+    "export": {
+        "--data": "--data.source",
+        "--num_images": "--data.max_eval_images",
+        **{
+            f"--{name}": f"--data.{name}"
+            for name in ("eval_split", "crop_eval", "min_area", "box_padding", "label_mapping")
+        },
+    },
+    "prepare": {
+        f"--{name}": f"--data.{name}"
+        for name in (
+            *("format", "patch_size", "merge_objects", "on_error", "config_name"),
+            *("image_column", "label_column", "label_names"),
+        )
+    },
 }
 
 
@@ -84,6 +106,9 @@ def _listed(verbs: dict[str, str]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `supersam-hf` and of `python -m supersam_hf`; returns the exit code."""
+    from .streams import use_lasting_streams
+
+    use_lasting_streams()
     argv = sys.argv[1:] if argv is None else argv
     ofb = argv[:1] == ["ofb"]
     verbs, words = (OFB_VERBS, argv[1:]) if ofb else (VERBS, argv)
@@ -91,9 +116,15 @@ def main(argv: list[str] | None = None) -> int:
         print(ofb_usage() if ofb else usage(), end="")
         return 0
     if words[0] not in verbs:
-        known = ", ".join(verbs if ofb else [*verbs, "ofb"])
-        print(f"supersam-hf{' ofb' if ofb else ''}: unknown verb {words[0]!r}; one of: {known}", file=sys.stderr)
+        known = [*verbs] if ofb else [*verbs, "ofb"]
+        hint = did_you_mean(words[0], known) or f"; one of: {', '.join(known)}"
+        print(f"supersam-hf{' ofb' if ofb else ''}: unknown verb {words[0]!r}{hint}", file=sys.stderr)
         return 2
+    name = f"ofb {words[0]}" if ofb else words[0]
+    words = [words[0], *renamed(name, words[1:])]
+    code = answered(name, words[1:], verbs[words[0]])
+    if code is not None:
+        return code
     # Else MKL's products depend on where in memory a matrix lies, and a run resumed is not the run never stopped.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     from supersam_hf.cli import run_verb
@@ -101,5 +132,38 @@ def main(argv: list[str] | None = None) -> int:
     return run_verb(words[0], words[1:], method="ofb" if ofb else "supersam")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def answered(name: str, argv: list[str], text: str) -> int | None:
+    """Prints help, or what is wrong with the words, before anything heavy is imported; returns the exit code, or None
+    where the verb is to be run."""
+    from .options import unknown_word, verb_named
+
+    verb = verb_named(name)
+    at = next(
+        (place for place, word in enumerate(argv) if word in ("-h", "--help") or word.startswith("--help=")), None
+    )
+    if at is not None:
+        from .help import help_of
+
+        wanted = argv[at].partition("=")[2] or next(
+            (word for word in argv[at + 1 :] if not word.startswith("-")), None
+        )
+        print(help_of(name, f"{text[0].upper()}{text[1:]}.", verb, wanted), end="")
+        return 0
+    wrong = unknown_word(verb, argv)
+    if wrong is None:
+        return None
+    print(f"supersam-hf {name}: {wrong}", file=sys.stderr)
+    print(f"`supersam-hf {name} --help` lists the options that matter, `--help all` every one.", file=sys.stderr)
+    return 2
+
+
+def renamed(name: str, argv: list[str]) -> list[str]:
+    """The words with options that had other names by their names of now, which is told."""
+    new = RENAMED.get(name, {})
+    words = []
+    for word in argv:
+        option, given, value = word.partition("=")
+        if option in new:
+            print(f"supersam-hf {name}: `{option}` is now `{new[option]}`", file=sys.stderr)
+        words.append(f"{new.get(option, option)}{given}{value}")
+    return words
