@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,16 @@ from supersam_hf.files import write_json
 from supersam_hf.lock import LOCK_FILE, sole_writer
 from supersam_hf.measure.energy import EnergyArguments
 from supersam_hf.pipeline.folder import RunFolder
+from supersam_hf.pipeline.journal import Journal
 from supersam_hf.pipeline.run_record import sitting
-from supersam_hf.recipe import RunRecipe
+from supersam_hf.pipeline.runner import is_done, run_stages
+from supersam_hf.pipeline.supersam import STAGES
+from supersam_hf.recipe import Recipe, RunRecipe
+from supersam_hf.search.log import SearchLog
+from supersam_hf.training.checkpoints import checkpoints
+from supersam_hf.training.finetune import FinetuneArguments, finetune
+from supersam_hf.training.milestone import Milestone
+from supersam_hf.training.pretrain import PretrainArguments
 from supersam_hf_cli import main
 
 
@@ -190,3 +200,144 @@ def test_prepare_takes_away_what_a_killed_one_left(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == [".data.writing"]
     prepare(args, target)
     assert [path.name for path in target.parent.iterdir()] == ["data"]
+
+
+# What a correction undoes
+
+
+def recipe_with(folder: Path, **values: Any) -> Recipe:
+    """Section and field joined by two underscores."""
+    pretrain, energy = PretrainArguments(enabled=True), EnergyArguments(country="DEU")
+    recipe: Any = Recipe(output_dir=str(folder), pretrain=pretrain, energy=energy)
+    for key, value in values.items():
+        section, _, field = key.rpartition("__")
+        setattr(getattr(recipe, section) if section else recipe, field, value)
+    return recipe
+
+
+EARLY = ("pretrain", "rank-layers", "reorder", "train", "search")
+CORRECTIONS = {
+    "data__eval_split": ("test", ()),
+    "data__max_eval_images": (5, ()),
+    "data__shapes_eval_images": (5, ()),
+    "data__eval_batch_size": (1, ()),
+    "data__num_workers": (1, ()),
+    "train__eval_steps": (5, ()),
+    "data__crop_eval": (64, ("rank-layers", "search")),
+    "data__crop_train": ([32, 64], ("pretrain", "reorder", "train")),
+    "data__batch_size": (2, ("pretrain", "reorder", "train")),
+    "space__mlp_windows": ([12], ("reorder",)),
+    "space__protected_layers": ([1], ("rank-layers", "reorder")),
+    "data__prompt": ("point", EARLY),
+    "data__source": ("elsewhere", EARLY),
+    "data__train_split": ("half", EARLY),
+    "holdout_images": (7, EARLY),
+    "search__trials": (7, ("search",)),
+}
+
+
+def stale(folder: Path, recipe: Recipe, names: tuple[str, ...] = EARLY) -> tuple[str, ...]:
+    """The stages that were made with other values of what they read."""
+    run, found = RunFolder(recipe, {"name": "a"}), []
+    for name in names:
+        try:
+            assert is_done(run, name, STAGES[name])
+        except ValueError:
+            found.append(name)
+    return tuple(found)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as earlier versions recorded it: whole sections, and no more than these."""
+    folder = tmp_path_factory.mktemp("done")
+    recipe = recipe_with(folder)
+    sections = {"reorder": ("data", "space", "reorder")}
+    sections |= {"rank-layers": ("data", "space", "rank_layers", "holdout_images")}
+    sections |= {name: ("data", name, "holdout_images") for name in ("pretrain", "train", "search")}
+    sections |= {"evaluate-before": ("data", "evaluate"), "report": ("data", "evaluate", "measure")}
+    (folder / "stages").mkdir()
+    for name, read in sections.items():
+        output = folder / STAGES[name].output
+        output.parent.mkdir(exist_ok=True)
+        output.write_text("{}")
+        write_json(folder / "stages" / f"{name}.json", {"values": recipe.sections(*read)})
+    return folder
+
+
+@pytest.mark.parametrize(("field", "value", "undone"), [(key, *pair) for key, pair in CORRECTIONS.items()])
+def test_a_correction_undoes_what_read_the_value(field: str, value: Any, undone: tuple[str, ...], done: Path) -> None:
+    # what earlier versions did not record is not known to have changed
+    known = tuple(name for name in undone if not (field == "holdout_images" and name == "reorder"))
+    assert stale(done, recipe_with(done, **{field: value})) == known
+
+
+def test_evaluations_read_the_evaluation_split(done: Path) -> None:
+    later = ("evaluate-before", "report")
+    assert stale(done, recipe_with(done, data__eval_split="test"), later) == later
+    assert stale(done, recipe_with(done, data__crop_eval=64), later) == later
+    assert stale(done, recipe_with(done, data__crop_train=[32, 64]), later) == ()
+    assert stale(done, recipe_with(done, evaluate__pareto=False), later) == ("report",)
+
+
+def test_a_milestone_that_ends_a_training_reads_what_it_is_evaluated_on(tmp_path: Path) -> None:
+    values = {"train__milestone": Milestone(miou=0.5, stop=True), "train__eval_steps": 5}
+    recipe = recipe_with(tmp_path, **values)
+    for name in ("supernet", "stages"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "supernet" / "config.json").write_text("{}")
+    write_json(tmp_path / "stages" / "train.json", {"values": STAGES["train"].values(recipe)})
+    assert stale(tmp_path, recipe, ("train",)) == ()
+    assert stale(tmp_path, recipe_with(tmp_path, **values, data__crop_eval=64), ("train",)) == ("train",)
+    assert stale(tmp_path, recipe_with(tmp_path, **values, data__eval_split="test"), ("train",)) == ()
+
+
+def test_to_evaluate_anew_before_training_is_not_to_train_anew(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    run = RunFolder(recipe_with(tmp_path, data__eval_split="test"), {"name": "a"})
+
+    def write(run: RunFolder) -> None:
+        (run.folder / "evaluation_before.json").write_text("anew")
+
+    before = replace(STAGES["evaluate-before"], function=write)
+    stages = {**{name: STAGES[name] for name in EARLY[:3]}, "evaluate-before": before, "train": STAGES["train"]}
+    run_stages(run, stages, redo="evaluate-before")
+    assert (tmp_path / "evaluation_before.json").read_text() == "anew"
+    assert (tmp_path / "supernet" / "config.json").is_file()
+
+
+def test_journals_go_on_when_a_value_that_they_do_not_read_is_corrected(done: Path, tmp_path: Path) -> None:
+    """They were begun by an earlier version, which listed the whole section."""
+    recipe, corrected = recipe_with(done), recipe_with(done, data__eval_split="test", data__eval_batch_size=1)
+    path = tmp_path / "evaluations.jsonl"
+    Journal(path, {**recipe.sections("data", "holdout_images"), "weights": "w"}).get("key", lambda: 7)
+
+    def context(of: Recipe, *names: str) -> dict[str, Any]:
+        return {**of.parts(*names), "weights": "w"}
+
+    again = Journal(path, context(corrected, "data.holdout", "holdout_images"))
+    assert again.results == {"key": 7}
+    with pytest.raises(ValueError, match="another `data.eval_split`"):
+        Journal(path, context(corrected, "data.eval"))
+    log = tmp_path / "trials.jsonl"
+    SearchLog(log, {"seed": 0, "context": {**recipe.sections("data", "holdout_images"), "weights": "w"}})
+    SearchLog(log, {"seed": 0, "context": context(corrected, "data.holdout", "holdout_images")})
+    other = recipe_with(done, data__source="elsewhere")
+    with pytest.raises(ValueError, match="`context.data.source`"):
+        SearchLog(log, {"seed": 0, "context": context(other, "data.holdout", "holdout_images")})
+
+
+def test_a_training_goes_on_when_the_evaluation_is_corrected(
+    tmp_path: Path, stock_folder: Path, shapes_loader: Callable[..., Any]
+) -> None:
+    def train(steps: int, **data: Any) -> None:
+        args = FinetuneArguments(max_steps=4, save_steps=steps)
+        finetune(SuperSamModel.from_pretrained(stock_folder), shapes_loader(**data), args, tmp_path)
+
+    train(2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-00000002", "checkpoint-00000004"]
+    shutil.rmtree(tmp_path / "checkpoint-00000004")
+    train(2, eval_split="test", crop_eval=64, eval_batch_size=1)
+    assert checkpoints(tmp_path)[-1].name == "checkpoint-00000004"
+    with pytest.raises(ValueError, match="another `data.max_objects`"):
+        train(2, max_objects=2)

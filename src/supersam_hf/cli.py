@@ -69,13 +69,15 @@ class RecipeParser(ArgumentParser):
         self.recipe = argv[argv.index("--config") + 1] if "--config" in argv[:-1] else None
         return self.parse_args(argv)
 
-    def parse_args(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
+    def parse_args(
+        self, args: Any = None, namespace: Any = None, env: bool | None = None, defaults: bool = True, **kwargs: Any
+    ) -> Any:
         words = sys.argv[1:] if args is None else args
         given = [after for word, after in zip(words, [*words[1:], ""]) if word == "--config"]
         for path in [*given, *(word.partition("=")[2] for word in words if word.startswith("--config="))]:
             if Path(path).is_file() and _names_a_class(Path(path)):
                 self.error(f"{path} has `class_path`, which would import code; a recipe holds values alone.")
-        return super().parse_args(args, namespace, **kwargs)
+        return super().parse_args(args, namespace, env, defaults, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:
@@ -115,7 +117,7 @@ def recipe_parser(verb: str, method: Method = "supersam") -> RecipeParser:
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
     parser.add_class_arguments(recipe_class(method))
     if verb == "run":
-        help_text = "run this stage and those after it again, though their output is there"
+        help_text = "run this stage and those that build on it again, though their output is there"
         parser.add_argument("--redo", type=str, default=None, help=help_text)
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="tell what would be done, what it takes, and stop"
