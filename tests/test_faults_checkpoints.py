@@ -117,6 +117,14 @@ def test_a_manifest_cannot_name_files_elsewhere(folder: Path) -> None:
         resume(folder)
 
 
+@pytest.mark.parametrize("facts", [{"bytes": "x", "sha256": "y"}, {"bytes": 1}, [], None, 7])
+def test_a_manifest_that_says_nothing_is_named(folder: Path, facts: Any) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "state.json": facts}))
+    with pytest.raises(CheckpointError, match="manifest.json is corrupt"):
+        resume(folder)
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "7", '{"dict": 3}', '{"eval": "1"}', '{"tensor": "x"}', "["])
 @pytest.mark.parametrize("name", ["model.json", "optimizer.json", "state.json", "random-0.json", STATE_FILE])
 def test_state_that_is_of_no_training_is_named(folder: Path, name: str, content: str) -> None:

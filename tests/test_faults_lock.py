@@ -40,9 +40,8 @@ def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None
             with RunFolder(RunRecipe(output_dir=str(tmp_path)), {"name": "a"}).writing():
                 pass
         assert not (tmp_path / "start.json").exists()
-    with RunFolder(
-        RunRecipe(output_dir=str(tmp_path)), {"name": "a"}
-    ).writing():  # it was killed: its lock keeps nobody out
+    # it was killed: its lock keeps nobody out
+    with RunFolder(RunRecipe(output_dir=str(tmp_path)), {"name": "a"}).writing():
         assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
     assert not (tmp_path / LOCK_FILE).exists()
 

@@ -62,6 +62,20 @@ def test_what_was_killed_before_it_made_anything_binds_nobody(tmp_path: Path) ->
         run_in(tmp_path, {"name": "b"})
 
 
+def test_what_lay_there_before_does_not_bind_a_refused_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+
+    def fail(made: str) -> None:
+        with sitting(run_in(tmp_path), "a: 1\n", reads_data=False):
+            (tmp_path / made).mkdir()
+            raise ZeroDivisionError
+
+    for made, bound in (("costs", False), ("train", True)):
+        with pytest.raises(ZeroDivisionError):
+            fail(made)
+        assert {(tmp_path / name).exists() for name in ("start.json", "recipe.yaml")} == {bound}
+
+
 # What is deleted
 
 
