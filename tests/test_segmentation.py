@@ -399,7 +399,7 @@ def test_a_run_by_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture, bare
     assert json.loads(done.stdout.splitlines()[-1]) == areas
     other = ["--train.max_steps", "5", "--data.flip", "false"]
     assert main([*argv, *other]) == 2
-    assert "was made with other values of ['data.flip', 'train.max_steps']" in capsys.readouterr().err
+    assert "was made with other values of `data.flip`, `train.max_steps`" in capsys.readouterr().err
     assert main(["segment", "--data.source", "x"]) == 2
     assert "`model.name` is missing" in capsys.readouterr().err
 

@@ -132,7 +132,7 @@ def recipe_parser(verb: str, method: Method = "supersam") -> RecipeParser:
     parser.add_argument("--config", action="config", help="recipe (YAML); later options override it")
     parser.add_class_arguments(recipe_class(method))
     if verb == "run":
-        help_text = "run this stage and those after it again, though their output is there"
+        help_text = "run this stage and those that build on it again, though their output is there"
         parser.add_argument("--redo", type=str, default=None, help=help_text)
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="tell what would be done, what it takes, and stop"

@@ -197,6 +197,18 @@ def changed_keys(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"`{key}`" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
 
 
+def as_far_as_read(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A record without the values, here and in its sections, that are not read any more: records of earlier versions
+    list more."""
+    return {
+        key: {name: v for name, v in value.items() if name in now[key]}
+        if isinstance(value, dict) and isinstance(now[key], dict)
+        else value
+        for key, value in then.items()
+        if key in now
+    }
+
+
 def whole_lines(path: Path) -> list[str]:
     """The lines of a JSONL file. A last line without its end was cut off when a run was killed: it is dropped."""
     data = path.read_bytes()

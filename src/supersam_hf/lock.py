@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from .files import open_no_link
 
 
@@ -89,6 +91,8 @@ def _locked(path: Path) -> Iterator[IO[str]]:
                     raise ValueError(_refusal(path, Writer.read(file))) from error
                 if error.errno not in NO_LOCKS:
                     raise
+                if _is_alive(Writer.read(file)):
+                    raise ValueError(_refusal(path, Writer.read(file))) from error
             if _lies_at(path, file):  # else its writer has just removed it
                 yield file
                 return
@@ -105,6 +109,13 @@ def _check_other_machines(path: Path, file: IO[str]) -> None:
         raise ValueError(
             f"{_refusal(path, writer)} If it is gone from {writer.host}, remove {path}, or wait {SILENCE} s."
         )
+
+
+def _is_alive(writer: Writer | None) -> bool:
+    """Whether a record is of another process of this machine that has not ended."""
+    if writer is None or writer.host != socket.gethostname() or writer.pid == os.getpid():
+        return False
+    return psutil.pid_exists(writer.pid)
 
 
 def _refusal(path: Path, writer: Writer | None) -> str:

@@ -1,10 +1,11 @@
 """A recipe: every value of a SuperSAM run, one section a stage. What the YAML files and the command line fill in."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from .data.arguments import DataArguments
+from .data.arguments import DataArguments, DataPart, data_read
 from .evaluation import CACHE_GB
 from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Seed, Side, Text, Whole
 from .measure.energy import EnergyArguments
@@ -47,6 +48,32 @@ class RunRecipe(Checked):
                     section.pop(key, None)
                 section.pop("logging_steps", None)
         return chosen
+
+    def parts(self, *names: str) -> dict[str, Any]:
+        """As [`sections`], of each only what is read: see [`read_of`]."""
+        return read_of(self.sections(*(name.partition(".")[0] for name in names)), *names)
+
+
+def read_of(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """What a stage reads of the sections of a recipe.
+
+    Args:
+        values (`dict`): Sections by name; those that are not there are left out.
+        names (`str`): `section`, `section.field`, or `data.train`, `data.holdout`, `data.eval` for what the samples of
+            that part depend on.
+    """
+    read: dict[str, Any] = {}
+    for name in names:
+        section, _, part = name.partition(".")
+        if section not in values:
+            continue
+        value = values[section]
+        if part in get_args(DataPart):
+            value = data_read(value, part)  # type: ignore[arg-type]
+        elif part:
+            value = {part: value.get(part)}
+        read[section] = read[section] | value if section in read else value
+    return read
 
 
 def check_model_folder(name: str | None, field: str = "model.name") -> None:

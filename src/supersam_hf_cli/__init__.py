@@ -74,6 +74,7 @@ ofb verbs (Once for Both):
 Every value of a recipe can be given on the command line: --train.max_steps 500 --search.max_params 0.5
 `supersam-hf VERB --help` lists what the verb reads, with units and defaults.
 Several GPUs: accelerate launch -m supersam_hf VERB ...
+Exit codes: 0 done; 2 something must be changed, as the message says; 130, 143 interrupted, the same command goes on.
 
 examples:
   supersam-hf run --config recipes/supersam/quickstart.yaml
@@ -93,6 +94,7 @@ verbs:
 Every value of a recipe can be given on the command line: --search.max_steps 500 --finetune.learning_rate 1e-4
 `supersam-hf ofb VERB --help` lists what the verb reads, with units and defaults.
 Several GPUs: accelerate launch -m supersam_hf ofb VERB ...
+Exit codes: 0 done; 2 something must be changed, as the message says; 130, 143 interrupted, the same command goes on.
 
 examples:
   supersam-hf ofb run --config recipes/ofb_vit/quickstart.yaml

@@ -1,7 +1,8 @@
 """What to train and evaluate on, and how images become prompted samples; the `data:` section of a recipe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ..fields import Checked, Count, FieldError, Place, Seed, Side, Text, Whole
 from .columns import SEGMENTED, check_columns_field
@@ -12,6 +13,26 @@ Prompt = Literal["point", "box"]
 FileLayout = Literal["folder", "coco", "sa1b", "ade20k", "ade20k_instances", "stacks"]
 SourceFormat = Literal["auto", "shapes", "instances", "canonical", FileLayout]
 OnError = Literal["raise", "skip"]
+# What reads a `data:` section: training, an evaluation on held-out training images, one on the evaluation split.
+DataPart = Literal["train", "holdout", "eval"]
+HOW_FAST = ("num_workers", "eval_batch_size")
+TRAIN_SPLIT = ("train_split", "max_train_images", "shapes_train_images")
+EVAL_SPLIT = ("eval_split", "max_eval_images", "shapes_eval_images")
+EVAL_SAMPLES = ("crop_eval",)
+TRAIN_SAMPLES = (
+    *("batch_size", "shuffle_buffer", "crop_train", "flip", "min_scale", "max_scale", "color_jitter"),
+    *("rand_augment", "rand_augment_num_ops", "rand_augment_magnitude", "random_erasing"),
+)
+NOT_READ: dict[DataPart, tuple[str, ...]] = {
+    "train": (*HOW_FAST, *EVAL_SPLIT, *EVAL_SAMPLES),
+    "holdout": (*HOW_FAST, *EVAL_SPLIT, *TRAIN_SAMPLES),
+    "eval": (*HOW_FAST, *TRAIN_SPLIT, *TRAIN_SAMPLES),
+}
+
+
+def data_read(section: Mapping[str, Any], part: DataPart) -> dict[str, Any]:
+    """The values of a `data:` section, of any task, on which the samples of a part depend."""
+    return {name: value for name, value in section.items() if name not in NOT_READ[part]}
 
 
 @dataclass

@@ -145,7 +145,7 @@ class Plan:
 
 def qualities(run: Run, model: Any, subnets: Mapping[str, Subnet | None]) -> Qualities:
     """mIoU of each subnet on the evaluation split; goes on where it was interrupted."""
-    journal = Journal(run.folder / "adapt" / "evaluations.jsonl", run.recipe.sections("data"))
+    journal = Journal(run.folder / "adapt" / "evaluations.jsonl", run.recipe.parts("data.eval"))
     weights, quality = fingerprint(model), quality_of(model, run.eval_loader, cache_gb=run.recipe.cache_gb)
     found: Qualities = {}
     for name, subnet in tqdm(subnets.items(), desc="evaluate", unit="subnet"):

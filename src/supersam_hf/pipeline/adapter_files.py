@@ -50,6 +50,7 @@ def adapter_facts(run: Run, adapted: "PeftModel", elastic: bool, known: dict[str
         "steps": args.max_steps,
         "seed": args.seed,
         "data": run.recipe.data.source,
+        "eval_split": run.recipe.data.eval_split,
         "hardware": hardware(run.state.device),
     }
 

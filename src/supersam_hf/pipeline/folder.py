@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.skipped import SkipLog
-from ..files import changed_keys, write_json, write_whole, written_aside
+from ..files import changed_keys, write_whole, written_aside
 from ..lock import sole_writer
 from ..measure.cost import CostMeter
 from ..processes import join_processes
@@ -65,7 +65,7 @@ class RunFolder:
     def _check_start(self) -> None:
         """One folder, one model to start from: what lies there must not stand in for another model."""
         record = self.folder / START_FILE
-        begun = record.exists() and self._has_made_something()
+        begun = record.exists() and self._made()
         changed = changed_keys(json.loads(record.read_text()), self.start) if begun else []
         if changed:
             raise ValueError(
@@ -88,27 +88,31 @@ class RunFolder:
         """
         with ExitStack() as stack:
             on_main(self.state, lambda: stack.enter_context(sole_writer(self.folder)))
-            on_main(self.state, lambda: self._begin(given))
+            before = self._made()
+            written = on_main(self.state, lambda: self._begin(given))
             try:
                 yield
             except BaseException:
-                if self.state.is_main_process and not self._has_made_something():
-                    for name in (START_FILE, RECIPE_FILE):
+                if self.state.is_main_process and self._made() <= before:
+                    for name in written:
                         (self.folder / name).unlink(missing_ok=True)
                 raise
 
-    def _begin(self, given: str | None) -> None:
-        self._check_start()  # again: the lock may have been waited for
-        begun = self._has_made_something()
-        if not (begun and (self.folder / START_FILE).exists()):
-            write_json(self.folder / START_FILE, self.start)
-        if given is not None and not (begun and (self.folder / RECIPE_FILE).exists()):
-            write_whole(self.folder / RECIPE_FILE, given)
+    def _begin(self, given: str | None) -> list[str]:
+        """Writes what is not there, or is of an attempt that made nothing; returns the names of these files."""
+        self._check_start()  # another process may have begun meanwhile
+        wanted = {START_FILE: json.dumps(self.start, indent=2) + "\n", RECIPE_FILE: given}
+        written = []
+        for name, text in wanted.items():
+            if text is not None and not (self._made() and (self.folder / name).exists()):
+                write_whole(self.folder / name, text)
+                written.append(name)
+        return written
 
-    def _has_made_something(self) -> bool:
-        """Whether there is more than records of attempts."""
+    def _made(self) -> set[str]:
+        """What lies in the folder beside records of attempts."""
         records = {START_FILE, RECIPE_FILE, "run.json", "costs", "stages", self.skip_log.path.name}
-        return any(not path.name.startswith(".") and path.name not in records for path in self.folder.iterdir())
+        return {path.name for path in self.folder.iterdir() if not path.name.startswith(".")} - records
 
     def has_model(self, name: str) -> bool:
         """Whether a model was saved under this name."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from accelerate import PartialState
 
-from ..files import changed_keys, whole_lines
+from ..files import as_far_as_read, changed_keys, whole_lines
 from ..spread import on_main, spread_groups
 
 
@@ -93,7 +93,7 @@ class Journal:
         if not lines:
             self._append(context)
             return {}
-        changed = changed_keys(lines[0], context)
+        changed = changed_keys(as_far_as_read(lines[0], context), context)
         if changed:
             raise ValueError(
                 f"{self.path} holds results made with another {', '.join(changed)}. Remove the file to begin anew, "

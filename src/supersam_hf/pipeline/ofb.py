@@ -11,7 +11,7 @@ from .run_record import sitting
 from .runner import Stage, on_main_process, run_stage, run_stages
 
 
-DATA = ("data", "holdout_images")
+DATA = ("data.train", "holdout_images")
 STAGES = {
     "pretrain": Stage(
         ofb_stages.pretrain, "pretrained/config.json", (*DATA, "pretrain"), working="pretrain", parallel=True
@@ -24,7 +24,11 @@ STAGES = {
         ofb_stages.finetune, "finetuned/config.json", (*DATA, "finetune"), working="finetune", parallel=True
     ),
     "report": Stage(
-        ofb_report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
+        ofb_report.report,
+        "results.json",
+        ("data.eval", "evaluate", "measure"),
+        "evaluation/report.jsonl",
+        parallel=True,
     ),
 }
 

@@ -59,7 +59,7 @@ def _check_classes(run: OfbRun, name: str, model: Any, names: list[str]) -> None
 
 def evaluated(run: OfbRun, models: Models, journal_name: str) -> list[Row]:
     """Accuracy and cost of each model on the evaluation split, a model a process; goes on where it was interrupted."""
-    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", run.recipe.sections("data"), run.state)
+    journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", run.recipe.parts("data.eval"), run.state)
     prints = {name: fingerprint(model) for name, model in models.items()}
     keys = {name: f"{prints[name]} {model.config.image_size}" for name, model in models.items()}
     asked = {keys[name]: model for name, model in models.items()}

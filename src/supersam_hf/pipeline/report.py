@@ -67,7 +67,7 @@ def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
 def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:
     """mIoU and cost of each entry on the evaluation split, entries a process; goes on where it was interrupted."""
     prints = {id(model): fingerprint(model) for model, _ in rows.values()}
-    context = {**run.recipe.sections("data"), "multimask": run.recipe.evaluate.multimask}
+    context = {**run.recipe.parts("data.eval"), "multimask": run.recipe.evaluate.multimask}
     journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context, run.state)
     table, keys = [], []
     asked: dict[str, Asked] = {}

@@ -13,6 +13,7 @@ from typing import Any
 from ..files import changed_keys, write_json
 from ..measure.cost import CostMeter
 from ..measure.energy import can_track_energy
+from ..recipe import RunRecipe, read_of
 from ..spread import on_main
 from .costs import cost_file
 from .folder import RunFolder
@@ -28,10 +29,11 @@ class Stage:
     Args:
         function (`Callable`): Runs it.
         output (`str`): File in the run's folder that shows it is done.
-        sections (`tuple[str, ...]`): Parts of the recipe that decide its output.
+        sections (`tuple[str, ...]`): Parts of the recipe that decide its output, as [`read_of`] names them.
         working (`str`): Folder of its checkpoints or journals.
         parallel (`bool`): Runs on every process; the others run on the main one alone.
         also (`tuple[str, ...]`): Further files that it leaves, in the run's folder.
+        read_by (`tuple[str, ...]`, *optional*): The later stages that read its output; None: all of them.
     """
 
     function: Callable[[Any], None]
@@ -40,6 +42,11 @@ class Stage:
     working: str = ""
     parallel: bool = False
     also: tuple[str, ...] = ()
+    read_by: tuple[str, ...] | None = None
+
+    def values(self, recipe: RunRecipe) -> dict[str, Any]:
+        """The sections that it reads something of."""
+        return recipe.sections(*(name.partition(".")[0] for name in self.sections))
 
 
 def run_stage(run: RunFolder, name: str, stage: Stage) -> None:
@@ -60,7 +67,7 @@ def _write_record(run: RunFolder, name: str, stage: Stage, meter: CostMeter) -> 
         logger.warning(f"{skipped} examples could not be read and are left out; see {run.skip_log.path}.")
     record = stage_record(run.folder, name)
     record.parent.mkdir(exist_ok=True)
-    write_json(record, {"cost": asdict(meter.total()), "values": run.recipe.sections(*stage.sections)})
+    write_json(record, {"cost": asdict(meter.total()), "values": stage.values(run.recipe)})
 
 
 @contextmanager
@@ -78,7 +85,7 @@ def run_stages(
 
     Args:
         skip (`Collection[str]`): Stages that the recipe switches off.
-        redo (`str`, *optional*): Run this stage and all behind it again.
+        redo (`str`, *optional*): Run this stage and all that build on it again.
 
     Raises:
         ValueError: If an output was made with other values (naming them), or `redo` is no stage.
@@ -87,7 +94,8 @@ def run_stages(
         raise ValueError(f"`redo` must be one of {list(stages)}, got {redo!r}.")
     if redo is not None and run.state.is_main_process:
         behind = list(stages)[list(stages).index(redo) :]
-        forget(run, {name: stages[name] for name in behind})
+        readers = stages[redo].read_by
+        forget(run, {name: stages[name] for name in behind if readers is None or name in (redo, *readers)})
     run.state.wait_for_everyone()
     if not can_track_energy():
         logger.info("Energy is not recorded: codecarbon is not installed (pip install supersam-hf[energy]).")
@@ -102,16 +110,20 @@ def run_stages(
 
 
 def is_done(run: RunFolder, name: str, stage: Stage) -> bool:
-    """Whether a stage's output is there; raises `ValueError` if it was made with other values."""
+    """Whether a stage's output is there; raises `ValueError` if it was made with other values of what it reads."""
     record = stage_record(run.folder, name)
     if not record.exists() or not (run.folder / stage.output).exists():
         return False
-    then, now = json.loads(record.read_text())["values"], run.recipe.sections(*stage.sections)
-    changed = changed_keys(_deciding(then), _deciding(now))
+    recorded, present = json.loads(record.read_text())["values"], stage.values(run.recipe)
+    names = [name for name in stage.sections if name.partition(".")[0] in recorded]  # earlier versions left some out
+    then, now = read_of(recorded, *names), read_of(present, *names)
+    if not (_stops(then) or _stops(now)):
+        then, now = _deciding(then), _deciding(now)
+    changed = changed_keys(then, now)
     if changed:
         raise ValueError(
             f"{run.folder / stage.output} was made with other values of {', '.join(changed)}. "
-            f"Add `--redo {name}` to make it and what follows anew, or choose another `output_dir`."
+            f"Add `--redo {name}` to make it and what builds on it anew, or choose another `output_dir`."
         )
     return True
 
@@ -138,10 +150,20 @@ def stage_record(folder: Path, name: str) -> Path:
 
 
 def _deciding(values: dict[str, Any]) -> dict[str, Any]:
-    """Without a milestone that only looks on."""
-    train = values.get("train", {})
-    watched = train.get("milestone")
-    return values if watched is None or watched["stop"] else {**values, "train": {**train, "milestone": None}}
+    """Without the evaluations of a training that only look on."""
+    looks_on = {"eval_steps", "milestone", *(("crop_eval",) if "train" in values else ())}
+    return {
+        name: {key: value for key, value in section.items() if key not in looks_on}
+        if isinstance(section, dict)
+        else section
+        for name, section in values.items()
+    }
+
+
+def _stops(values: dict[str, Any]) -> bool:
+    """Whether an evaluation may end the training."""
+    milestone = values.get("train", {}).get("milestone")
+    return milestone is not None and milestone["stop"]
 
 
 def _remove(path: Path) -> None:

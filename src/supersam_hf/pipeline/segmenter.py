@@ -11,14 +11,14 @@ from accelerate import PartialState
 from transformers import AutoImageProcessor
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, data_read
 from ..data.image_dataset import processor_side
 from ..data.label_maps import Labelled, find_layout, load_label_maps
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
 from ..elastic.cost import count_parameters
-from ..files import write_json
+from ..files import changed_keys, write_json
 from ..hub.folder import export
 from ..lock import sole_writer
 from ..models.ofb_vit import OfbViTConfig, OfbViTForSemanticSegmentation
@@ -26,6 +26,7 @@ from ..processes import join_processes
 from ..segmentation import evaluate_segmenter
 from ..segmenter_recipe import SegmenterRecipe
 from ..spread import on_main
+from ..training.arguments import FREE
 from ..training.engine import Engine
 from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
@@ -34,10 +35,6 @@ from .preflight import Problems, bytes_ahead, check_output, check_trainings, ref
 from .preflight_data import Part, Split, prompted_splits
 from .preflight_model import check_backbone, model_type
 from .segmenter_report import report
-
-
-# What a segmenter that is there may be evaluated with anew.
-EVALUATION = ("data.eval_split", "data.max_eval_images", "data.num_workers")
 
 
 def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
@@ -210,17 +207,18 @@ def new_segmenter(recipe: SegmenterRecipe, label_names: list[str]) -> OfbViTForS
 
 def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
     made = json.loads((folder / "recipe.json").read_text())
-    wanted = json.loads(json.dumps(asdict(recipe)))
-    changed = [
-        f"{name}.{key}"
-        for name in ("model", "data", "train")
-        for key, value in wanted[name].items()
-        if value != made[name].get(key) and f"{name}.{key}" not in EVALUATION
-    ]
+    changed = changed_keys(_decided(made), _decided(asdict(recipe)))
     if changed:
         raise ValueError(
-            f"{folder}/segmenter was made with other values of {changed}: give another `output_dir`, or remove it."
+            f"{folder}/segmenter was made with other values of {', '.join(changed)}: give another `output_dir`, or "
+            "remove it."
         )
+
+
+def _decided(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What the weights depend on."""
+    train = {name: value for name, value in recipe["train"].items() if name not in FREE}
+    return {"model": recipe["model"], "data": data_read(recipe["data"], "train"), "train": train}
 
 
 __all__ = ["look", "new_segmenter", "published_processor", "run_segmenter", "tell_plan"]

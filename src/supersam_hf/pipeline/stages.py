@@ -42,7 +42,7 @@ def rank_layers(run: Run) -> None:
     space = ElasticSpace.for_config(model.config.vision_config, prunable_layers=(), **given)
     holdout = run.holdout_loader(args.num_images)
     evaluator = SubnetEvaluator(model, holdout, cache_gb=run.recipe.cache_gb)
-    context = {**run.recipe.sections("data", "holdout_images"), "num_images": args.num_images}
+    context = {**run.recipe.parts("data.holdout", "holdout_images"), "num_images": args.num_images}
     context["weights"] = fingerprint(model)
     journal = Journal(run.folder / "ranking" / "evaluations.jsonl", context, run.state)
     max_removed, shape = min(args.max_removed, most_removed(space)), SamShape.from_config(model.config)
@@ -139,7 +139,7 @@ def search(run: Run) -> None:
         qualities=evaluator.mious,
     )
     # Qualities in the log hold for these weights and images only.
-    context = {**run.recipe.sections("data", "holdout_images"), "weights": fingerprint(model)}
+    context = {**run.recipe.parts("data.holdout", "holdout_images"), "weights": fingerprint(model)}
     result = run_search(objective, args, run.folder / "search" / "trials.jsonl", context=context, state=run.state)
     on_main_process(run, lambda run: _write_search(run, result))
 

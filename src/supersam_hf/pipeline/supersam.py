@@ -17,43 +17,54 @@ from .supersam_preflight import parts_read, preflight
 
 STAGES = {
     "pretrain": Stage(
-        stages.pretrain, "pretrained/config.json", ("data", "pretrain", "holdout_images"), "pretrain", parallel=True
+        stages.pretrain,
+        "pretrained/config.json",
+        ("data.train", "pretrain", "holdout_images"),
+        "pretrain",
+        parallel=True,
     ),
     "rank-layers": Stage(
         stages.rank_layers,
         "ranking.json",
-        ("data", "space", "rank_layers", "holdout_images"),
+        ("data.holdout", "space.protected_layers", "rank_layers", "holdout_images"),
         "ranking",
         parallel=True,
     ),
-    "reorder": Stage(stages.reorder, "reordered/config.json", ("data", "space", "reorder")),
+    "reorder": Stage(stages.reorder, "reordered/config.json", ("data.train", "space", "reorder", "holdout_images")),
     "evaluate-before": Stage(
         report.evaluate_before,
         "evaluation_before.json",
-        ("data", "evaluate"),
+        ("data.eval", *(f"evaluate.{name}" for name in ("original", "num_sampled", "seed", "multimask", "subnets"))),
         "evaluation/before.jsonl",
         parallel=True,
+        read_by=("report",),
     ),
     "train": Stage(
         stages.train,
         "supernet/config.json",
-        ("data", "train", "holdout_images"),
+        ("data.train", "data.holdout", "train", "holdout_images"),
         "train",
         parallel=True,
         also=("milestone.json",),
     ),
-    "search": Stage(stages.search, "search.json", ("data", "search", "holdout_images"), "search", parallel=True),
+    "search": Stage(
+        stages.search, "search.json", ("data.holdout", "search", "holdout_images"), "search", parallel=True
+    ),
     "extract": Stage(stages.extract, "subnet/config.json", ()),
     "report": Stage(
-        report.report, "results.json", ("data", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
+        report.report, "results.json", ("data.eval", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
     ),
 }
 
 # Trainings that are no part of the pipeline: verbs of their own.
 LATER = {
-    "bimask": Stage(bimask, "subnet/config.json", ("data", "bimask", "holdout_images"), "bimask", parallel=True),
+    "bimask": Stage(bimask, "subnet/config.json", ("data.train", "bimask", "holdout_images"), "bimask", parallel=True),
     "finetune": Stage(
-        stages.finetune, "finetuned/config.json", ("data", "finetune", "holdout_images"), "finetune", parallel=True
+        stages.finetune,
+        "finetuned/config.json",
+        ("data.train", "finetune", "holdout_images"),
+        "finetune",
+        parallel=True,
     ),
 }
 

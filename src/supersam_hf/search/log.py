@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from accelerate import PartialState
 
-from ..files import flattened
+from ..files import as_far_as_read, flattened
 from ..spread import on_main
 from .objective import Evaluation
 
@@ -127,7 +127,9 @@ class SearchLog:
             raise ValueError(f"Line {number} of {self.path}: {error} Repair the log or delete it.") from None
 
     def _check_header(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        before, now = flattened(found), flattened(wanted)
+        # what the qualities depend on; earlier versions listed more
+        context = as_far_as_read(found.get("context", {}), wanted.get("context", {}))
+        before, now = flattened({**found, "context": context}), flattened({"context": {}, **wanted})
         for field in sorted({*before, *now}):
             if before.get(field) != now.get(field):
                 raise ValueError(

@@ -84,10 +84,10 @@ def flaw(folder: Path) -> str | None:
         return f"{foreign} is no file of a checkpoint{_of_pickles(foreign)}"
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest.items()}
+        listed = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{MANIFEST} is corrupt ({error})"
     if STATE_FILE not in listed:
         return f"{MANIFEST} is corrupt (it does not list {STATE_FILE})"

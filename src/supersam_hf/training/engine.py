@@ -21,6 +21,7 @@ from ..measure.cost import CostMeter
 from ..spread import on_main
 from .arguments import FREE, EngineArguments, lr_factor
 from .checkpoints import STATE_FILE, find_checkpoint, forget_after, kept, read_standing
+from .context import trained_on
 from .errors import broken_term, explained, non_finite
 from .launch import make_accelerator
 from .saving import TrainingState, fitting, write_checkpoint
@@ -317,7 +318,7 @@ class Engine:
         if found is None:
             return
         state = read_standing(found)
-        changed = changed_keys(state["run"], self._identity())
+        changed = changed_keys(trained_on(state["run"]), trained_on(self._identity()))
         if changed:
             raise ValueError(
                 f"{found} was written with another {', '.join(changed)}; resuming would be neither run. Restore the "

@@ -34,7 +34,7 @@ def adapter_facts(records: RunRecords, *, repo: str, revision: str) -> CardFacts
         origin=method,
         base=base,
         data=data,
-        data_lines=_data_lines(trained, data),
+        data_lines=_data_lines(trained, data, adapt.get("eval_split")),
         rows=rows(adapt),
         training_lines=[_training_line(adapt)],
         costs=costs,
@@ -42,7 +42,7 @@ def adapter_facts(records: RunRecords, *, repo: str, revision: str) -> CardFacts
         cost_note=cost_note(costs, hardware),
         hardware=hardware,
         limits=_limits(adapt, data),
-        eval_split=None if trained is None else trained["data"]["eval_split"],
+        eval_split=None if trained is None else adapt.get("eval_split", trained["data"]["eval_split"]),
         extra={
             "elastic": adapt["elastic"],
             "lines": _lines(adapt),
@@ -62,8 +62,9 @@ def rows(adapt: dict[str, Any]) -> list[Row]:
     return table
 
 
-def _data_lines(trained: dict[str, Any] | None, data: Source) -> list[str]:
-    """What was trained and evaluated on: one dataset, by the training's last checkpoint."""
+def _data_lines(trained: dict[str, Any] | None, data: Source, eval_split: str | None) -> list[str]:
+    """What was trained and evaluated on: one dataset, by the training's last checkpoint; `eval_split` if it was
+    evaluated on another split than that says."""
     name = data.link("datasets/")
     if trained is None:
         return [f"Trained on {name}."]
@@ -71,7 +72,7 @@ def _data_lines(trained: dict[str, Any] | None, data: Source) -> list[str]:
     counted = "" if images is None else f"{images:,} images, "
     return [
         f"Trained on {name}: {counted}split {code(args['train_split'])}.",
-        f"Evaluated on {name}: split {code(args['eval_split'])}.",
+        f"Evaluated on {name}: split {code(eval_split or args['eval_split'])}.",
         *prompt_lines(args),
     ]
 
