@@ -54,9 +54,7 @@ def check_model_folder(name: str | None, field: str = "model.name") -> None:
     """Raise `ValueError` for a path that is not there, which the Hub would call a wrong id."""
     is_path = name is not None and (name.startswith((".", "/", "~")) or name.count("/") > 1)
     if is_path and not Path(str(name)).is_dir():
-        raise ValueError(
-            f"`{field}` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`)."
-        )
+        raise ValueError(f"`{field}` {name!r}: there is no such folder here (and an id on the Hub is `owner/name`).")
 
 
 @dataclass
