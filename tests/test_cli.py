@@ -158,7 +158,7 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
         (["ofb", "run", "--model.name", "./vit"], "no such folder"),
         (["run", "--config", str(ROOT / "recipes/ofb_vit/quickstart.yaml")], "of classifiers to `supersam-hf ofb`"),
         (["ofb", "run", "--config", "bad.yaml"], "recipe bad.yaml: is no YAML"),
-        (["run", "--pretrain.enabled", "true", "--redo", "nothing"], "`redo` must be one of"),
+        (["run", "--pretrain.enabled", "true", "--redo", "nothing"], "`redo`: must be one of"),
         (["ofb", "serach"], "supersam-hf ofb: unknown verb 'serach'"),
         (["ofb", "run"], "`model.name` is missing"),
         (
@@ -170,7 +170,7 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
             ["ofb", "search", "--model.name", "x", "--holdout_images", "-1"],
             "`holdout_images` must be a whole number from 0",
         ),
-        (["ofb", "run", "--pretrain.enabled", "true", "--redo", "train"], "`redo` must be one of"),
+        (["ofb", "run", "--pretrain.enabled", "true", "--redo", "train"], "`redo`: must be one of"),
         (
             ["ofb", "measure", "--pretrain.enabled", "true", "--measure.repeats", "0"],
             "`measure.repeats` must be a whole number from 1",
@@ -178,7 +178,10 @@ def test_every_verb_explains_what_it_reads(verb: str, capsys: pytest.CaptureFixt
         (["ofb", "run", "--pretrain.enabled", "true", "--model.new_labels", "true"], "`model.new_labels`"),
         (["ofb", "search", "--model.name", "x", "--model.new_labels", "true"], "untrained head"),
         (["ofb", "extract", "--model.name", "x"], "no finished search"),
-        (["ofb", "run", "--pretrain.enabled", "true", "--search.mixed_precision", "bf16"], "`mixed_precision`"),
+        (
+            ["ofb", "run", "--pretrain.enabled", "true", "--search.mixed_precision", "bf16"],
+            "pretrain.mixed_precision`",
+        ),
     ],
 )
 def test_bad_options_are_named(

@@ -157,15 +157,18 @@ def test_data_that_were_not_touched_are_not_looked_through_again(tmp_path: Path)
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "a" / "one.png")
     run: Any = SimpleNamespace(recipe=Recipe(model=ModelArguments(name="org/sam")), state=PartialState())
     run.recipe.data.source = str(tmp_path / "data")
-    first = present(run, None, True)
+    first = present(run, None, ("train", "eval"))
     assert first["data"]["files"] == 1
     marked = {**first, "data": {**first["data"], "files": -1}}
-    assert present(run, marked, True)["data"]["files"] == -1
+    assert present(run, marked, ("train", "eval"))["data"]["files"] == -1
     (tmp_path / "data" / "b").mkdir()
-    assert present(run, marked, True)["data"]["files"] == 1
-    assert present(run, marked, False)["data"]["files"] == -1, "nothing of the data is read"
-    assert present(run, None, False)["data"] == {}
-    assert "data_stamp" not in begun(begun(None, marked), present(run, marked, True))["sittings"][-1]["changed"]
+    assert present(run, marked, ("train", "eval"))["data"]["files"] == 1
+    assert present(run, marked, ())["data"]["files"] == -1, "nothing of the data is read"
+    assert present(run, None, ())["data"] == {}
+    assert (
+        "data_stamp"
+        not in begun(begun(None, marked), present(run, marked, ("train", "eval")))["sittings"][-1]["changed"]
+    )
 
 
 def test_a_streamed_dataset_is_known_by_its_shards(tmp_path: Path) -> None:

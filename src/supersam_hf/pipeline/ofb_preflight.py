@@ -76,7 +76,7 @@ def ofb_preflight(
     recipe, problems = run.recipe, Problems()
     stages = stages_ahead(run, pipeline, off, redo, problems) if verb == "run" else [verb]
     found = OfbPreflight(run, stages, problems)
-    if not stages or needs_no_start(run, stages):
+    if not stages or stages == ["extract"] or needs_no_start(run, stages):
         return found
     kind = None
     if not recipe.pretrain.enabled:

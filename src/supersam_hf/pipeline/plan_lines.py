@@ -61,7 +61,8 @@ def stage_lines(
     run: RunFolder, stages: Mapping[str, Stage], off: Collection[str], redo: str | None = None
 ) -> list[str]:
     """Which stages would run, which are done, and which run again (from `redo` on)."""
-    again = [*stages][[*stages].index(redo) :] if redo is not None and redo in stages else []
+    names = list(stages)
+    again = [] if redo is None or redo not in stages else names[names.index(redo) :]
     told = {name: _stage(run, name, stage, name in off) for name, stage in stages.items()}
     told |= {name: "to do again" for name in again if name not in off}
     return [f"  {name:<15} {text}" for name, text in told.items()]

@@ -15,7 +15,7 @@ from ..data.load import layout_of, peek_source
 from ..data.parquet_files import NotParquetError
 from ..data.shape_classes import CLASS_NAMES
 from ..data.source import Source, UnreadableError
-from ..data.splits import NoSplitError, is_saved, resolve_split, split_slice
+from ..data.splits import NoSplitError, hub_splits, is_saved, resolve_split, split_slice
 from ..data.stored import stored_splits
 from .preflight import Problems, check_installed
 
@@ -61,14 +61,19 @@ def _with_layout(args: DataArguments, problems: Problems) -> DataArguments | Non
     path = Path(args.source)
     with problems.of("data.source"):
         if not path.exists():
-            stored_splits(args.source, args.config_name)
+            hub_splits(args.source, args.config_name, args.revision)
             return args
         layout = layout_of(args)
-        there = None if is_saved(path) else find_layout(path)
-        if there is None or _has_layout(path, layout):
+        if layout in get_args(FileLayout) and _has_layout(path, layout):
             return args
-        problems.add("data.format", f"{layout!r}, but {path} is of the layout {there!r}: give that, or auto.")
-        return replace(args, format=there)
+        there = None if is_saved(path) else find_layout(path)
+        if layout not in get_args(FileLayout) and (there is None or _has_layout(path, layout)):
+            return args
+        found = (
+            "holds no such files: give auto" if there is None else f"is of the layout {there!r}: give that, or auto"
+        )
+        problems.add("data.format", f"{layout!r}, but {path} {found}.")
+        return None if there is None else replace(args, format=there)
     return None
 
 
@@ -128,7 +133,7 @@ def labelled_splits(
         return _generated(args, parts, list(CLASS_NAMES))
     with problems.of("data.source"):
         if not Path(args.source).exists():
-            stored_splits(args.source, args.config_name)
+            hub_splits(args.source, args.config_name, args.revision)
         found = _splits(parts, lambda part: _labelled_split(args, part), args, problems)
         _check_classes([split.names for split in found.values() if split.names is not None], problems)
         return found
