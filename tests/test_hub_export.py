@@ -73,6 +73,7 @@ SAM_CODE = {
     "layers_supersam.py",
     "modeling_supersam.py",
     "pareto_supersam.py",
+    "rgb_supersam.py",
 }
 
 

@@ -36,9 +36,9 @@ def read_ids(source: ImageSource, name: str | None = None, *, objects: bool = Tr
         ids = ids_of(upright(image, name), name)
     if objects and _is_smoothed(ids):
         raise ValueError(
-            f"{name} seems to be a mask whose edges were smoothed when it was resized: its "
-            f"{len(np.unique(ids)) - 1} greys are no objects. Resize masks to the nearest pixel; or, if it shows one "
-            "object, put it into a folder of masks of one object each, where it is cut at half."
+            f"{name} seems to be a picture, or a mask whose edges were smoothed when it was resized: its "
+            f"{len(np.unique(ids[ids > 0]))} greys are no objects. Resize masks to the nearest pixel; or, if it shows "
+            "one object, put it into a folder of masks of one object each, where it is cut at half."
         )
     return ids
 

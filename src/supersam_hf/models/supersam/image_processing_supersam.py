@@ -15,7 +15,7 @@ from .rgb_supersam import safe_formats, to_rgb
 class SuperSamImageProcessor(SamImageProcessorPil):
     """Resizes the longest side to the model's input (aspect ratio kept), normalises, pads below and to the right.
 
-    Images of more than 8 bits, CIE Lab and NaN are converted as training converts them (see `to_rgb`); files are
+    Images of more than 8 bits are converted as training converts them (see `to_rgb`); files are
     turned upright, opened images are taken as they lie, for prompts are given in their pixels.
     """
 

@@ -3,7 +3,7 @@
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 
 # Raster formats that Pillow decodes itself: no EPS, PDF or WMF, which other programs would render.
@@ -26,7 +26,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     """Convert an image to 8-bit grey ("L") or RGB.
 
     Grey of more than 8 bits (modes I;16, I, F) is stretched from its own darkest to its brightest value; NaN and
-    -infinity take the darkest, +infinity the brightest. CIE Lab is converted to sRGB; an alpha channel is dropped, as
+    -infinity take the darkest, +infinity the brightest. An alpha channel is dropped, as
     image processors do. (Of colours of 16 bits, Pillow itself opens the upper 8 only.)
 
     Raises:
@@ -34,9 +34,6 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     """
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_stretched(np.asarray(image, dtype=np.float32)))
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
     return image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
 
 
