@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfApi
 from PIL import Image
 
 from supersam_hf.data import (
@@ -29,6 +30,9 @@ from supersam_hf.data.semantic_arguments import SemanticArguments
 from supersam_hf.data.skipped import SkipLog
 
 
+if TYPE_CHECKING:
+    from hub_server import HubServer
+
 SIDE = 16
 POLYGON = [[2, 2, 12, 2, 12, 12, 2, 12]]
 
@@ -36,7 +40,6 @@ POLYGON = [[2, 2, 12, 2, 12, 12, 2, 12]]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets_cache"))
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
@@ -262,7 +265,7 @@ def test_files_that_rows_name_are_found_in_the_source(root: Path) -> None:
     assert [row["image"].size for row in load_classification(args, "train")] == [(SIDE, SIDE)] * 2
 
 
-@pytest.mark.parametrize("pattern", ["../private/*.parquet", "{secret}/*.parquet"])
+@pytest.mark.parametrize("pattern", ["../private/*.parquet", "{secret}/*.parquet", "file://{secret}/*.parquet"])
 def test_a_card_of_a_folder_names_no_files_outside(root: Path, secret: Path, pattern: str) -> None:
     good = {"bytes": encoded(201), "path": None}
     table(secret.parent / "a.parquet", image=pa.array([good], IMAGE), objects=[OBJECTS])
@@ -274,6 +277,20 @@ def test_a_card_of_a_folder_names_no_files_outside(root: Path, secret: Path, pat
             (open_source if streaming else load_source)(DataArguments(str(root), streaming=streaming), "train")
     with pytest.raises(ValueError, match="only files within the source are read"):
         prepare(PrepareArguments(str(root)), root.parent / "output")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_of_the_hub_name_no_files_of_this_machine(hub: "HubServer", secret: Path, streaming: bool) -> None:
+    content = io.BytesIO()
+    column = pa.array([*cells(str(secret))], IMAGE)
+    pq.write_table(pa.table({"image": column, "objects": [OBJECTS] * 2}), content)
+    api, repo = HfApi(), f"loopback/cells-{streaming}"
+    api.create_repo(repo, repo_type="dataset")
+    api.upload_file(path_or_fileobj=content.getvalue(), path_in_repo="t.parquet", repo_id=repo, repo_type="dataset")
+    args = DataArguments(repo, streaming=streaming)
+    with pytest.raises(ValueError, match="nothing but the tables themselves is read"):
+        open_source(args, "train").read(0, 0) if streaming else load_source(args, "train")
+    assert streaming or len(load_source(replace(args, on_error="skip"), "train")) == 1
 
 
 @pytest.mark.parametrize("where", ["rows", "splits"])

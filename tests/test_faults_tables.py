@@ -392,6 +392,14 @@ def test_full_shared_memory_is_told(said: str) -> None:
         raise RuntimeError(said)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"_data_files": [1]}', '{"_data_files": [{}]}'])
+def test_a_saved_dataset_of_another_form_is_told(tmp_path: Path, content: str) -> None:
+    segmented().save_to_disk(tmp_path / "data")
+    (tmp_path / "data" / "state.json").write_text(content)
+    with pytest.raises(ValueError, match="state.json is not as `save_to_disk` writes it|is no name of a file"):
+        load_source(DataArguments(str(tmp_path / "data")), "train")
+
+
 def test_a_pipe_is_no_parquet_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.parquet")
     for read in (load_source, open_source):

@@ -57,7 +57,7 @@ def convert(source: Source, *, skip: bool, decode: bool = False) -> "Dataset":
         raise ValueError(f"{first} cannot be converted: {type(cause).__name__}: {cause}") from cause
 
 
-def examples(source: Source, stamp: str, skip: bool, decode: bool) -> Iterator[dict[str, Any]]:
+def examples(source: Source, stamp: str, skip: bool, decode: bool = False) -> Iterator[dict[str, Any]]:
     """The examples of a source in order; `stamp` is part of the key in the cache."""
     for shard, rows in enumerate(source.shards):
         for row in range(rows.rows):

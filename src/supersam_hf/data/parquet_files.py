@@ -1,5 +1,6 @@
 """The parquet files of a split, here or on the Hub, and what their footers say; no row is read."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .cells import Cells
-from .paths import check_inside, source_root
+from .paths import inside, source_root
 from .splits import ONLY_SPLIT, SEVERAL_PARTS, hub_splits, is_saved, resolve_split
 
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 
+# How the names of files of the Hub begin.
+REMOTE = ("hf://", "https://", "http://")
 # Footers that are read at a time; of more than SHOWN_FILES files a progress bar tells how far it is.
 FOOTER_THREADS = 16
 SHOWN_FILES = 100
@@ -114,11 +117,13 @@ def data_files(
 
     builder = datasets.load_dataset_builder(source, config_name, revision=revision)
     by_split = {str(name): [str(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
-    files = [file for found in by_split.values() for file in found]
-    if Path(source).is_dir():
-        check_inside([Path(file) for file in files], [source_root(Path(source))])
-    elif local := [file for file in files if not is_remote(file)]:
-        raise ValueError(f"The card of {source!r} names {local[0]!r}, a file of this machine; it is not read.")
+    local = Path(source).is_dir()
+    for file in (file for found in by_split.values() for file in found):
+        remote = file.startswith(REMOTE) and "::" not in file
+        if not remote and (not local or "://" in file or not os.path.isabs(file)):
+            raise ValueError(f"The card of {source!r} names {file!r}; only files within the source are read.")
+        if local:
+            inside(Path(source), file, [source_root(Path(source))])
     return builder, by_split
 
 

@@ -118,25 +118,27 @@ def _open_saved(path: Path, split: str) -> Stored:
     splits, root = _saved_splits(path), source_root(path)
     name = resolve_split(split, splits or [ONLY_SPLIT], f"{path}" if splits else f"{path} ({SEVERAL_PARTS})")
     folder = inside(path, name, [root]) if splits else path
-    for state in _read_json(folder / "state.json")["_data_files"]:
-        inside(folder, state["filename"], [root])
+    for state in _read_list(folder / "state.json", "_data_files"):
+        inside(folder, state["filename"] if isinstance(state, dict) and "filename" in state else "", [root])
     return Stored(datasets.Dataset.load_from_disk(str(folder)), Cells((root,)))
 
 
 def _saved_splits(path: Path) -> list[str]:
     """The splits that a folder of `save_to_disk` names; none where it is a single dataset."""
     file = path / "dataset_dict.json"
-    return [str(name) for name in _read_json(file)["splits"]] if file.is_file() else []
+    return [str(name) for name in _read_list(file, "splits")] if file.is_file() else []
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_list(file: Path, name: str) -> list[Any]:
+    """A list of a JSON file of `save_to_disk`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is no object")
+        found = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(found, list):
+            raise ValueError(f"it has no list `{name}`")
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} is not as `save_to_disk` writes it: {error}") from error
-    return content
+    return found
 
 
 def _open_built(source: str, split: str, config_name: str | None, revision: str | None) -> Stored:
@@ -150,8 +152,9 @@ def _open_built(source: str, split: str, config_name: str | None, revision: str 
     everything = [file for found in files.values() for file in found]
     tables = bool(everything) and all(file.endswith(".parquet") for file in everything)
     if local and tables:
-        for found, there in files.items():
-            _check_rows(there, Path(source), found)
+        for file in everything:
+            read_footer(file)  # all of them are converted, whichever split is asked for
+        _check_rows(files[name], Path(source), name)
     builder.download_and_prepare()
     cells = cells_of(source) if tables else Cells((source_root(Path(source)), *_caches()) if local else _caches())
     return Stored(builder.as_dataset(split=datasets.Split(name)), cells)

@@ -64,7 +64,7 @@ def run_stage(run: RunFolder, name: str, stage: Stage) -> None:
 
 def _write_record(run: RunFolder, name: str, stage: Stage, meter: CostMeter) -> None:
     if skipped := run.skip_log.count():
-        logger.warning(f"{skipped} examples could not be read and are left out; see {run.skip_log.path}.")
+        logger.warning(f"{skipped} examples or records are left out; {run.skip_log.path} says which, and why.")
     record = stage_record(run.folder, name)
     record.parent.mkdir(exist_ok=True)
     write_json(record, {"cost": asdict(meter.total()), "values": stage.values(run.recipe)})

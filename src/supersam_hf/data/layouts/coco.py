@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..paths import check_inside, source_root
 from ..segmentations import segmentations_to_objects
 from ..skipped import LeftOut
 from ..unreadable import UNREADABLE, reason
+from .folder import image_names
 from .listed import ListedSource
 
 
@@ -47,6 +49,9 @@ class CocoSource(ListedSource):
         read = read_annotations(self.annotations)
         super().__init__(root / split, read.names, root)
         self.left_out = read.left_out
+        unlisted = len(set(image_names(root / split)) - {os.path.normpath(name) for name in read.names})
+        if unlisted:
+            logger.info(f"{root / split}: {unlisted} images are not listed in {self.annotations.name}, and left out.")
         self._ids, self._sizes = np.array(read.ids), np.array(read.sizes, dtype=np.int64).reshape(-1, 2)
         self._ends, self._texts = np.cumsum([0] + [len(text) for text in read.texts]), b"".join(read.texts)
 

@@ -29,7 +29,7 @@ class FolderSource(ListedSource):
     Args:
         images (`Path`): Folder of images.
         masks (`Path`): Folder of their masks.
-        source (`Path`, *optional*): Folder of the whole source, where both lie.
+        source (`Path`, *optional*): Folder of the whole source; by default the one that holds both.
 
     Raises:
         ValueError: If a folder is missing, there is no image, or two images have one name, and so one mask.
@@ -41,7 +41,7 @@ class FolderSource(ListedSource):
                 raise ValueError(f"There is no folder {folder}; the layout needs {images} and {masks}.")
         names = image_names(images)
         check_stems(images, names)
-        super().__init__(images, names, source)
+        super().__init__(images, names, source or Path(os.path.commonpath([images, masks])))
         self.masks = masks
         if not self.shards:
             raise ValueError(f"{images} has no image ({', '.join(IMAGE_SUFFIXES)}).")
