@@ -4,11 +4,10 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from test_cli import recipe_of
@@ -181,8 +180,8 @@ from supersam_hf_cli import main
 sys.exit(main(sys.argv[1:]))
 """
     for where in ("train", "search", "nowhere"):
-        command = [sys.executable, "-c", script, where, *argv(tmp_path / "run")]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        words = ("-c", script, where, *argv(tmp_path / "run"))
+        done = fresh.run(*words, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == (0 if where == "nowhere" else -9), done.stderr[-2000:]
     for name in ("pretrained", "supernet", "subnet"):
         models = [SuperSamModel.from_pretrained(folder / name) for folder in (finished, tmp_path / "run")]
@@ -234,14 +233,6 @@ def test_a_journal_goes_on_and_refuses_other_contexts(tmp_path: Path) -> None:
         Journal(path, {"seed": 2})
 
 
-def torchrun(processes: int, *argv: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    launcher += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, "-m", "supersam_hf", *argv], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """As each process of a launch has: the number of threads decides in which order sums are taken."""
@@ -268,7 +259,8 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, one_thread: None) -> 
     """A whole run on two; then all that does not train once more with the same weights, in this process."""
     both, alone = tmp_path / "both", tmp_path / "alone"
     options = {"reorder__num_images": 8}  # two batches
-    torchrun(2, *argv(both, **options))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    fresh.launch(2, "-m", "supersam_hf", *argv(both, **options), env=environment, check=True)
     state = json.loads((both / "train" / "checkpoint-00000004" / "trainer_state.json").read_text())
     assert state["run"]["processes"] == 2
     shutil.copytree(both, alone)

@@ -95,7 +95,7 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memo
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (exited unexpectedly|is killed by signal)")
 GONE = ("Connection reset by peer", "Connection closed by peer")
 # Seconds within which a busy system tells that a process is gone whose connection it has closed.
-HEARD = 2.0
+HEARD = 1.0
 OTHER_VALUES = "with other values, set `resume_from_checkpoint: null`"
 
 
