@@ -271,7 +271,7 @@ def test_opentuner_bears_rejections_while_asks_are_open(seed: int, tmp_path: Pat
     windows = {"mlp_windows": (96, 192, 384, 576), "attention_windows": (96, 192)}
     space = ElasticSpace.for_config(config, prunable_layers=(3, 6, 7, 8, 9, 10, 11), **windows)
     shape = SamShape.from_config(config)
-    args = SearchArguments(engine="opentuner", trials=30, max_params=0.6, max_asks=400, seed=seed)
+    args = SearchArguments(engine="opentuner", trials=30, max_params=0.6, max_asks=200, seed=seed)
     objective = Objective(
         space,
         args.budget,
