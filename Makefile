@@ -20,7 +20,7 @@ quickstart-ofb: .venv/installed  ## a small ViT on generated shapes: pretrain, b
 	$(BIN)/supersam-hf ofb run --config recipes/ofb_vit/quickstart.yaml --output_dir $(RUN)-ofb
 
 test: .venv/installed  ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: .venv/installed  ## the tests that take minutes
 	$(BIN)/python -m pytest -n auto -m slow

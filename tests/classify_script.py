@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fresh
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -192,15 +193,15 @@ def killed_once(folder: Path) -> None:
 
 
 def run_with(verb: str, folder: Path, *, processes: int = 1, restarts: int = 0) -> subprocess.CompletedProcess:
-    """A verb of this script in a process of its own, or in several under torchrun."""
+    """A verb of this script in a process of its own, or in several; under torchrun where it is to restart them."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-        command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--max_restarts", str(restarts)]
-    threads = str(torch.get_num_threads())
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    if not restarts:
+        return fresh.launch(processes, __file__, verb, folder, env=environment)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "--max_restarts", str(restarts)]
     command += [__file__, verb, str(folder)]
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 

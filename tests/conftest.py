@@ -15,6 +15,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pytest  # noqa: E402
 import torch
+from filelock import FileLock
 from torch.utils.data import DataLoader
 from transformers import (
     DeiTConfig,
@@ -203,6 +204,18 @@ def shapes_loader() -> Callable[..., DataLoader]:
     return make
 
 
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one of the workers of a session makes, and all read: nobody may change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not Path(f"{folder}.made").exists():
+            make(folder)
+            Path(f"{folder}.made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def supersam_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole SuperSAM run on generated shapes, a few steps a stage: copy it before changing it."""
@@ -210,9 +223,10 @@ def supersam_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from supersam_hf_cli import main
 
-    folder = tmp_path_factory.mktemp("supersam_run") / "tiny-sam"
-    assert main(argv(folder)) == 0
-    return folder
+    def make(folder: Path) -> None:
+        assert main(argv(folder)) == 0
+
+    return made_once(tmp_path_factory, "tiny-sam", make)
 
 
 @pytest.fixture(scope="session")
@@ -222,9 +236,10 @@ def ofb_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from supersam_hf_cli import main
 
-    folder = tmp_path_factory.mktemp("ofb_run") / "tiny-vit"
-    assert main(argv(folder)) == 0
-    return folder
+    def make(folder: Path) -> None:
+        assert main(argv(folder)) == 0
+
+    return made_once(tmp_path_factory, "tiny-vit", make)
 
 
 @pytest.fixture

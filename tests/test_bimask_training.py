@@ -3,11 +3,10 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from bimask_script import gradients, search, search_arguments
@@ -136,8 +135,8 @@ def test_all_decided_and_too_large_is_cut_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kill_after", [18, 27])
 def test_killed_and_resumed_is_the_same_search(kill_after: int, uninterrupted: Any, tmp_path: Path) -> None:
     whole, weights, report = uninterrupted
-    killed = subprocess.run([sys.executable, SCRIPT, tmp_path, str(kill_after)], capture_output=True)
-    assert killed.returncode == 9, killed.stderr.decode()
+    killed = fresh.run(SCRIPT, tmp_path, kill_after)
+    assert killed.returncode == 9, killed.stderr
     before = [line for line in lines(tmp_path / "history.jsonl") if line["removed"]]
     assert len(before) >= 2
     found, resumed = search(tmp_path)
@@ -168,8 +167,7 @@ def test_a_search_is_evaluated_on_its_way(tmp_path: Path) -> None:
 
 
 def test_a_search_in_bf16_stays_finite(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, SCRIPT, tmp_path, "bf16"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    fresh.run(SCRIPT, tmp_path, "bf16", check=True)
     log = lines(tmp_path / "log.jsonl")
     assert len(log) == 30
     assert all(math.isfinite(value) for line in log for value in line.values())
@@ -180,10 +178,7 @@ def test_a_search_in_bf16_stays_finite(tmp_path: Path) -> None:
 
 def test_two_processes_make_the_same_cuts(tmp_path: Path) -> None:
     """Cuts on all ranks at once: the ranks end equal, with one report and a model that keeps the budget."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(SCRIPT), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    fresh.launch(2, SCRIPT, tmp_path, check=True)
     history = lines(tmp_path / "history.jsonl")
     assert [line["step"] for line in history] == sorted({line["step"] for line in history})
     assert sum(bool(line["removed"]) for line in history) >= 2
@@ -204,10 +199,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 )
 def test_several_processes_give_the_gradients_and_the_cuts_of_one(option: str, processes: int, tmp_path: Path) -> None:
     gradients(tmp_path, sam=option == "sam")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", str(SCRIPT), str(tmp_path), option]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    fresh.launch(processes, SCRIPT, tmp_path, option, check=True)
 
     def load(name: str) -> dict[str, Any]:
         return torch.load(tmp_path / f"gradients-{name}.pt", weights_only=True)

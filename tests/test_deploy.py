@@ -4,10 +4,10 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from conftest import tiny_classifier
@@ -232,13 +232,11 @@ def test_the_command_writes_checks_and_tells(
     assert names["masks"].shape == (1, 1, 1, 16, 16)
 
 
-def test_the_command_runs_by_itself_on_a_classifier(
-    vit_folder: Path, tmp_path: Path, run_python: Callable[..., str]
-) -> None:
+def test_the_command_runs_by_itself_on_a_classifier(vit_folder: Path, tmp_path: Path) -> None:
     script = "import sys; from supersam_hf_cli import main; sys.exit(main(sys.argv[1:]))"
     out = tmp_path / "out"
-    printed = run_python(script, "export", vit_folder, "--output_dir", out, "--rounds", 1, "--data.max_eval_images", 2)
-    assert "| ONNX Runtime |" in printed
+    words = ("export", vit_folder, "--output_dir", out, "--rounds", 1, "--data.max_eval_images", 2)
+    assert "| ONNX Runtime |" in fresh.run("-c", script, *words, check=True).stdout
     assert sorted(path.name for path in out.iterdir()) == [
         *("config.json", "export.json", "model.onnx", "preprocessor_config.json")
     ]

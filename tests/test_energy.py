@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 
@@ -184,7 +185,7 @@ def test_a_killed_sitting_keeps_what_was_flushed(tmp_path: Path) -> None:
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     file = tmp_path / "cost.json"
-    done = subprocess.run([sys.executable, "-c", script, str(file)], cwd=tmp_path, check=False)
+    done = fresh.run("-c", script, file, cwd=tmp_path)
     assert done.returncode == -signal.SIGKILL
     with CostMeter(file) as meter:
         meter.add(iterations=1)

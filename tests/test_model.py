@@ -1,9 +1,9 @@
 """SuperSamModel against stock SamModel, and its subnets against their extraction."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -163,9 +163,7 @@ def test_a_subnet_is_the_model_with_the_other_channels_zeroed(supernet: SuperSam
     assert difference(actual, supernet(**inputs).pred_masks) > 0.01
 
 
-def test_an_extracted_model_reloads_in_a_fresh_process(
-    supernet: SuperSamModel, inputs: dict, tmp_path: Path, run_python: Callable
-) -> None:
+def test_an_extracted_model_reloads_in_a_fresh_process(supernet: SuperSamModel, inputs: dict, tmp_path: Path) -> None:
     space = ElasticSpace.for_config(supernet.config, **SPACE)
     extracted = supernet.extract(space.smallest())
     extracted.save_pretrained(tmp_path / "subnet")
@@ -178,7 +176,7 @@ inputs = torch.load(sys.argv[1] + "/inputs.pt", weights_only=True)
 with torch.no_grad():
     torch.save(model(**inputs).pred_masks, sys.argv[1] + "/masks.pt")
 """
-    run_python(script, tmp_path)
+    fresh.run("-c", script, tmp_path, check=True)
     masks = torch.load(tmp_path / "masks.pt", weights_only=True)
     with torch.no_grad():
         assert difference(masks, supernet(**inputs, subnet=space.smallest()).pred_masks) == 0

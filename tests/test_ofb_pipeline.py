@@ -50,11 +50,9 @@ def argv(folder: Path, verb: str = "run", **changed: object) -> list[str]:
     return ["ofb", verb, *(str(word) for key, value in values.items() for word in (f"--{key}", value))]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ofb_run")
-    assert main(argv(folder)) == 0
-    return folder
+@pytest.fixture
+def finished(ofb_run: Path) -> Path:
+    return ofb_run
 
 
 def test_a_run_ends_in_a_table_within_the_budget(finished: Path) -> None:
@@ -88,16 +86,18 @@ def test_the_subnet_is_what_the_search_left(finished: Path) -> None:
     assert AutoImageProcessor.from_pretrained(finished / "subnet").size["height"] == 32
 
 
-def test_a_finished_run_is_not_run_again(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_run_is_not_run_again(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+
     def written() -> dict[Path, int]:
         """But for what tells of each sitting."""
-        sittings = {finished / "run.json", finished / "report.html"}
-        return {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file() and p not in sittings}
+        sittings = {copy / "run.json", copy / "report.html"}
+        return {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file() and p not in sittings}
 
     before = written()
     with caplog.at_level("INFO"):
-        assert main(argv(finished)) == 0
-        assert main(["ofb", "run", "--config", str(finished / "recipe.yaml")]) == 0
+        assert main(argv(copy)) == 0
+        assert main(["ofb", "run", "--config", str(copy / "recipe.yaml"), "--output_dir", str(copy)]) == 0
     assert written() == before
     assert caplog.text.count("done already") == 2 * 5
 
@@ -114,9 +114,11 @@ def test_other_values_are_refused_until_the_stage_is_redone(
     assert fingerprint(models[0]) == fingerprint(models[1])
 
 
-def test_a_folder_begun_from_another_model_is_refused(finished: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_begun_from_another_model_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     start = {"pretrain__enabled": "false", "model__name": finished / "pretrained"}
-    assert main(argv(finished, "search", **start)) == 2
+    assert main(argv(shutil.copytree(finished, tmp_path / "copy"), "search", **start)) == 2
     assert "was begun from another model" in capsys.readouterr().err
 
 

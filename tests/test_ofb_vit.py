@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -304,9 +305,7 @@ def test_the_attention_implementation_can_be_switched_after_loading() -> None:
 
 
 @pytest.mark.parametrize("tokens", [{}, {"distillation_token": True, "distillation_head": True}])
-def test_an_uneven_network_saves_and_loads(
-    tokens: dict[str, bool], tmp_path: Path, run_python: Callable[..., str]
-) -> None:
+def test_an_uneven_network_saves_and_loads(tokens: dict[str, bool], tmp_path: Path) -> None:
     model = uneven(query_pre_attn_scalar=25, search={"budget": 3}, **tokens)
     model.save_pretrained(tmp_path)
     again = load(tmp_path)
@@ -327,7 +326,7 @@ with torch.no_grad():
     logits = OfbViTForImageClassification.from_pretrained(sys.argv[1])(expected["images"]).logits
 print((logits - expected["logits"]).abs().max().item())
 """
-    assert float(run_python(script, tmp_path)) == 0
+    assert float(fresh.run("-c", script, tmp_path, check=True).stdout) == 0
 
 
 def test_saved_names_are_those_of_the_modules(deit_folder: Path, tmp_path: Path) -> None:

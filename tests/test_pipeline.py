@@ -4,11 +4,10 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from test_cli import recipe_of
@@ -61,11 +60,9 @@ def argv(folder: Path, verb: str = "run", **changed: object) -> list[str]:
     return [verb, *(str(word) for key, value in values.items() for word in (f"--{key}", value))]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    assert main(argv(folder)) == 0
-    return folder
+@pytest.fixture
+def finished(supersam_run: Path) -> Path:
+    return supersam_run
 
 
 def test_a_run_ends_in_a_table_and_a_standalone_subnet(finished: Path) -> None:
@@ -131,15 +128,17 @@ def test_ranking_feeds_the_space(finished: Path) -> None:
     )
 
 
-def test_a_finished_run_is_not_run_again(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_run_is_not_run_again(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+
     def times() -> dict[Path, int]:
         """Of all but what tells of this sitting, the last one."""
-        files = (path for path in finished.rglob("*") if path.is_file())
+        files = (path for path in copy.rglob("*") if path.is_file())
         return {path: path.stat().st_mtime_ns for path in files if path.name not in ("run.json", "report.html")}
 
     before = times()
     with caplog.at_level("INFO"):
-        assert main(argv(finished)) == 0
+        assert main(argv(copy)) == 0
     assert times() == before
     assert caplog.text.count("done already") == 8
 
@@ -149,10 +148,11 @@ def test_other_values_are_refused_until_the_stage_is_redone(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    assert main(argv(copy, search__max_params=0.95)) == 2
+    changed = argv(copy, search__max_params=0.95, measure__enabled="false")
+    assert main(changed) == 2
     assert "`search.max_params`" in capsys.readouterr().err
     trained = fingerprint(SuperSamModel.from_pretrained(copy / "supernet"))
-    assert main([*argv(copy, search__max_params=0.95), "--redo", "search"]) == 0
+    assert main([*changed, "--redo", "search"]) == 0
     assert fingerprint(SuperSamModel.from_pretrained(copy / "supernet")) == trained
     assert json.loads((copy / "search.json").read_text())["budget"]["max_params"] == 0.95
 
@@ -181,8 +181,8 @@ from supersam_hf_cli import main
 sys.exit(main(sys.argv[1:]))
 """
     for where in ("train", "search", "nowhere"):
-        command = [sys.executable, "-c", script, where, *argv(tmp_path / "run")]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        words = ("-c", script, where, *argv(tmp_path / "run", measure__enabled="false"))
+        done = fresh.run(*words, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == (0 if where == "nowhere" else -9), done.stderr[-2000:]
     for name in ("pretrained", "supernet", "subnet"):
         models = [SuperSamModel.from_pretrained(folder / name) for folder in (finished, tmp_path / "run")]
@@ -234,14 +234,6 @@ def test_a_journal_goes_on_and_refuses_other_contexts(tmp_path: Path) -> None:
         Journal(path, {"seed": 2})
 
 
-def torchrun(processes: int, *argv: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    launcher += ["--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, "-m", "supersam_hf", *argv], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """As each process of a launch has: the number of threads decides in which order sums are taken."""
@@ -267,8 +259,9 @@ def found_of(folder: Path) -> dict[str, object]:
 def test_two_processes_find_what_one_finds(tmp_path: Path, one_thread: None) -> None:
     """A whole run on two; then all that does not train once more with the same weights, in this process."""
     both, alone = tmp_path / "both", tmp_path / "alone"
-    options = {"reorder__num_images": 8}  # two batches
-    torchrun(2, *argv(both, **options))
+    options = {"reorder__num_images": 8, "measure__enabled": "false"}  # two batches
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    fresh.launch(2, "-m", "supersam_hf", *argv(both, **options), env=environment, check=True)
     state = json.loads((both / "train" / "checkpoint-00000004" / "trainer_state.json").read_text())
     assert state["run"]["processes"] == 2
     shutil.copytree(both, alone)

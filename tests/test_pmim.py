@@ -111,9 +111,9 @@ def test_local_normalisation_costs_a_fraction_of_pooling() -> None:
         return pmim.local_normalised(pixels, mask, 16, window)
 
     def seconds(normalise: object) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         normalise(pixels, 47)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     boxes(pixels, 47)
     assert min(seconds(boxes) for _ in range(3)) < seconds(pooled) / 4

@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -91,8 +91,7 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 def test_the_same_run_twice_is_the_same_to_the_last_bit(supersam_run: Path, tmp_path: Path) -> None:
     """The second in deterministic mode, in a process of its own."""
     words = argv(tmp_path / "again", seed=0, deterministic="true", measure__enabled="false")
-    done = subprocess.run([sys.executable, "-m", "supersam_hf", *words], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    fresh.run("-m", "supersam_hf", *words, check=True)
     once, again = weights(supersam_run), weights(tmp_path / "again")
     assert set(once) == set(again) == {"pretrained", "reordered", "supernet", "subnet"}
     for name, model in once.items():

@@ -7,11 +7,11 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -271,7 +271,7 @@ def test_opentuner_bears_rejections_while_asks_are_open(seed: int, tmp_path: Pat
     windows = {"mlp_windows": (96, 192, 384, 576), "attention_windows": (96, 192)}
     space = ElasticSpace.for_config(config, prunable_layers=(3, 6, 7, 8, 9, 10, 11), **windows)
     shape = SamShape.from_config(config)
-    args = SearchArguments(engine="opentuner", trials=30, max_params=0.6, max_asks=400, seed=seed)
+    args = SearchArguments(engine="opentuner", trials=30, max_params=0.6, max_asks=200, seed=seed)
     objective = Objective(
         space,
         args.budget,
@@ -304,9 +304,7 @@ assert logging.Formatter is formatter
 assert logging.getLogger().handlers == [] and logging.getLogger("opentuner").level == logging.NOTSET
 assert os.listdir(".") == [], os.listdir(".")
 """
-    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
-    done = subprocess.run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = fresh.run("-c", script, Path(__file__).parent, cwd=tmp_path, check=True)
     assert done.stderr == ""
 
 
@@ -592,11 +590,6 @@ def test_a_log_that_does_not_belong_to_the_engine_or_the_model_is_refused(tmp_pa
     log.write_text("".join([lines[0], "garbage\n", lines[1]]))
     with pytest.raises(ValueError, match="Line 2"):
         SearchLog(log, json.loads(lines[0]))
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
 def _search_in_child(name: str, log: Path, kill_at: int | None) -> int:

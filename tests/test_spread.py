@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 from test_search import ENGINES, make
 
@@ -19,18 +20,14 @@ TORCHRUN += ["--rdzv_endpoint", "localhost:0"]
 TRIALS = 21
 
 
-def launch(processes: int, *argv: object, options: tuple[str, ...] = ()) -> None:
-    command = [*TORCHRUN, "--nproc_per_node", str(processes), *options, str(SCRIPT), *map(str, argv)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The folder of a launch, and what each of its processes saw."""
     folder = tmp_path_factory.mktemp(f"processes_{request.param}")
-    launch(request.param, folder)
+    fresh.launch(request.param, SCRIPT, folder, env=ENVIRONMENT, check=True)
     return folder, [json.loads((folder / f"seen-{rank}.json").read_text()) for rank in range(request.param)]
 
 
@@ -122,7 +119,8 @@ def test_latency_is_measured_on_the_main_process_alone(together: tuple[Path, lis
 @pytest.mark.slow
 def test_a_search_whose_process_is_killed_comes_back_by_itself(tmp_path: Path, alone: Path) -> None:
     """SIGKILL of the last process in the middle of a batch; torchrun starts both anew."""
-    launch(2, tmp_path, 3, options=("--max_restarts", "1"))
+    command = [*TORCHRUN, "--nproc_per_node", "2", "--max_restarts", "1", str(SCRIPT), str(tmp_path), "3"]
+    subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT)
     for name in ENGINES:
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (alone / f"{name}.jsonl").read_bytes()
 
@@ -132,10 +130,7 @@ STOP = Path(__file__).parent / "stop_script.py"
 
 def stopped(how: str, launches: int) -> list[str]:
     """How both processes of each launch exit."""
-    command = [sys.executable, str(STOP), how, str(launches)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
+    return fresh.run(STOP, how, launches, env=ENVIRONMENT, check=True).stdout.splitlines()
 
 
 @pytest.mark.parametrize("how", ["within", "between"])

@@ -3,13 +3,12 @@
 import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -280,14 +279,9 @@ def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch(source: Path, output: Path, kill: int = 0) -> int:
     output.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    command += [str(HERE / "stream_script.py"), str(source), str(output), str(kill)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    if done.returncode and not kill:
-        raise AssertionError(done.stderr[-4000:])
-    return done.returncode
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = (HERE / "stream_script.py", source, output, kill)
+    return fresh.launch(2, *words, env=environment, check=not kill).returncode
 
 
 def trained(output: Path, rank: int) -> list[list]:

@@ -7,11 +7,11 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from classify_script import order, run_with, stripes, tiny_vit, train, trapped
@@ -149,17 +149,14 @@ def test_the_command_line_ends_well_on_sigterm_and_goes_on(tmp_path: Path) -> No
     options |= {"pretrain.hidden_size": 16, "pretrain.num_hidden_layers": 1, "pretrain.num_attention_heads": 1}
     options |= {"data.source": "shapes", "data.shapes_train_images": 8, "output_dir": tmp_path}
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-    command = [sys.executable, "-m", "supersam_hf", "ofb", "pretrain", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment) as process:
-        assert process.stderr is not None
-        said = b""
-        while not re.search(rb" [1-9]\d*/150 ", said):  # its progress bar
-            said += process.stderr.read(1) or pytest.fail(said.decode())
-        process.send_signal(signal.SIGTERM)
-        said += process.stderr.read()
-    assert process.returncode == 143, said.decode()[-2000:]
-    assert b"the same command goes on from there" in said
+    child = fresh.Fresh("-m", "supersam_hf", "ofb", "pretrain", *words, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not re.search(r" [1-9]\d*/150 ", child.said()):  # its progress bar
+        child.process.join(0.05)
+        assert child.process.exitcode is None, child.said()
+    child.process.terminate()
+    done = child.ended()
+    assert done.returncode == 143, done.stderr[-2000:]
+    assert "the same command goes on from there" in done.stderr
     (step,) = steps_of(tmp_path / "pretrain")
     assert 1 <= step < 150
     assert main(["ofb", "pretrain", *words, "--pretrain.eval_steps", "0"]) == 0

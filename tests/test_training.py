@@ -4,11 +4,11 @@ import json
 import math
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fresh
 import pytest
 import torch
 from conftest import tiny_config
@@ -41,16 +41,8 @@ def space_of(model: SuperSamModel) -> ElasticSpace:
 
 
 def script(*arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
-        launcher += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
-    command = [*launcher, HERE / "train_script.py", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, timeout=600)
-    if check and done.returncode:
-        raise AssertionError(done.stderr[-4000:])
-    return done
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return fresh.launch(processes, HERE / "train_script.py", *arguments, check=check, env=environment, timeout=600)
 
 
 def test_dice_is_eq_2() -> None:

@@ -104,10 +104,10 @@ def test_images_that_leave_part_of_a_patch_over_are_counted_as_they_run() -> Non
 
 def test_counting_is_quick() -> None:
     shape = ViTShape.from_config(ViTConfig())
-    start = time.perf_counter()
+    start = time.process_time()
     for heads in range(1, 201):
         vit_cost.count_macs(replace(shape, num_heads=(heads,) * 12))
-    assert (time.perf_counter() - start) / 200 < 1e-3
+    assert (time.process_time() - start) / 200 < 1e-3
 
 
 def test_what_is_not_a_vit_is_refused() -> None:
