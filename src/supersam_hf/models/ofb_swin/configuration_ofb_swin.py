@@ -115,6 +115,15 @@ class OfbSwinConfig(SwinConfig):
                 f"`depths` and `num_heads` must have one entry per stage, 1 to {MOST_STAGES} of them, got "
                 f"{list(self.depths)} and {list(self.num_heads)}."
             )
+        # stock shrinks a window that is wider than a stage, and then has a bias for other positions
+        smallest = -(-self.image_size // self.patch_size)
+        for _ in self.depths[1:]:
+            smallest = -(-smallest // 2)
+        if self.window_size > smallest:
+            raise ValueError(
+                f"`window_size` must be at most {smallest}, the patches a side of the last stage at `image_size` "
+                f"{self.image_size}, got {self.window_size}."
+            )
         if self.hidden_sizes is None:
             self.hidden_sizes = [self.embed_dim * 2**stage for stage in range(len(self.depths))]
         _check_sizes("hidden_sizes", self.hidden_sizes, len(self.depths), "one per stage")
@@ -125,6 +134,7 @@ class OfbSwinConfig(SwinConfig):
             self.query_pre_attn_scalars = [widths[0][1] for widths in self.stage_widths]
         _check_sizes("query_pre_attn_scalars", self.query_pre_attn_scalars, len(self.depths), "one per stage")
         self.embed_dim = self.hidden_sizes[0]
+        _check_num_labels(kwargs)
         super().__post_init__(**kwargs)
         # stock's is what doubling would give
         self.hidden_size = self.hidden_sizes[-1]
@@ -181,6 +191,13 @@ def _check_format(config_dict: dict[str, Any]) -> None:
             "supersam_hf; or load it with the code in its own repository: by an Auto class with "
             "`trust_remote_code=True`, in a process that has not imported supersam_hf."
         )
+
+
+def _check_num_labels(given: dict[str, Any]) -> None:
+    """Raises `ValueError` where stock's config would make names of classes for what is no number of them."""
+    number = given.get("num_labels", 0)
+    if type(number) is not int or not 0 <= number <= MOST:
+        raise ValueError(f"`num_labels` must be a whole number from 0 to {MOST:,}, got {number!r}.")
 
 
 def square_side(name: str, size: int | list[int] | tuple[int, int]) -> int:

@@ -136,6 +136,7 @@ class OfbViTConfig(ViTConfig):
         if self.distillation_head and not self.distillation_token:
             raise ValueError("`distillation_head` reads the distillation token: `distillation_token` must be True.")
         _check_layer_widths(kwargs.get("per_layer_config"))
+        _check_num_labels(kwargs)
         super().__post_init__(**kwargs)
 
     def validate_segmentation_layers(self) -> None:
@@ -215,6 +216,13 @@ def _check_format(config_dict: dict[str, Any]) -> None:
             "supersam_hf; or load it with the code in its own repository: by an Auto class with "
             "`trust_remote_code=True`, in a process that has not imported supersam_hf."
         )
+
+
+def _check_num_labels(given: dict[str, Any]) -> None:
+    """Raises `ValueError` where stock's config would make names of classes for what is no number of them."""
+    number = given.get("num_labels", 0)
+    if type(number) is not int or not 0 <= number <= MOST:
+        raise ValueError(f"`num_labels` must be a whole number from 0 to {MOST:,}, got {number!r}.")
 
 
 def square_side(name: str, size: int | list[int] | tuple[int, int]) -> int:

@@ -248,6 +248,17 @@ class SuperSamConfig(SamConfig):
                 "`output_channels` of `vision_config` and `hidden_size` of `prompt_encoder_config` and of "
                 f"`mask_decoder_config` must be equal, got {widths}."
             )
+        if 2 * vision.num_pos_feats != prompts.hidden_size:
+            raise ValueError(
+                f"`num_pos_feats` of `vision_config` must be half of the prompts' `hidden_size`, "
+                f"{prompts.hidden_size // 2}, got {vision.num_pos_feats}."
+            )
+        sizes = vision.image_size, vision.patch_size
+        if sizes != (prompts.image_size, prompts.patch_size):
+            raise ValueError(
+                "`image_size` and `patch_size` of `vision_config` and of `prompt_encoder_config` must be equal, got "
+                f"{sizes} and {(prompts.image_size, prompts.patch_size)}."
+            )
 
     def validate_records(self) -> None:
         """Part of `@strict`: `elastic_space` and `subnet` must be such."""
