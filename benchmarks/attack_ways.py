@@ -358,7 +358,6 @@ def onnx_tmp(place: Place) -> None:
 def run_tmp(place: Place) -> None:
     """pretrain in a folder where the user has a pretrained.tmp"""
     place.users_own(place.work / "run" / "pretrained.tmp")
-    place.users_own(place.work / "run" / "start.json.tmp" / "x")
     pretrain(place, place.work / "run")
 
 

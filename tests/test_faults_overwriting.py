@@ -56,6 +56,14 @@ def test_a_folder_is_as_it_was_until_the_new_one_is_whole(tmp_path: Path) -> Non
     assert names(folder) == ["new"]
 
 
+def test_the_current_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="is the current directory or holds it"), files.written_aside(Path()):
+        raise AssertionError("it was entered")
+    assert names(tmp_path) == ["here"]
+
+
 def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
     with files.written_aside(tmp_path / "out") as aside:
         left = shutil.copytree(aside.parent, tmp_path / aside.parent.name.replace("-", "-killed", 1))
