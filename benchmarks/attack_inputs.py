@@ -110,11 +110,14 @@ def parquet(path: Path, secret: Path) -> Path:
     """Labelled images, one of which is a path."""
     import pyarrow
     import pyarrow.parquet
+    from datasets import ClassLabel, Features
+    from datasets import Image as ImageColumn
 
+    schema = Features({"image": ImageColumn(), "label": ClassLabel(names=["a", "b"])}).arrow_schema
     image = io.BytesIO()
     Image.new("RGB", (32, 32)).save(image, "PNG")
     rows = [{"bytes": image.getvalue(), "path": "a.png"}, {"bytes": None, "path": str(secret)}]
-    table = pyarrow.table({"image": pyarrow.array(rows), "label": ["a", "b"]})
+    table = pyarrow.table({"image": rows, "label": [0, 1]}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, path)
     return path.parent

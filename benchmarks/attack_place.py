@@ -63,6 +63,7 @@ class Place:
     commands: list[Command] = field(default_factory=list)
     own: list[Path] = field(default_factory=list)
     before: dict[str, str] = field(default_factory=dict)
+    inputs: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.work, self.outside, self.canary = self.root / "work", self.root / "outside", self.root / "code-was-run"
@@ -84,6 +85,7 @@ class Place:
     def arm(self) -> None:
         """Looks at the users' files: from here on they may not change."""
         self.before = self._state()
+        self.inputs = set(written(self.work))
 
     def supersam(self, *argv: object, stdin: str = "", **env: str) -> Command:
         """Runs `supersam-hf`."""
@@ -156,7 +158,7 @@ class Place:
             return "did not end"
         if any(done.filled for done in self.commands):
             return "filled the memory"
-        leaked = [path for path in written(self.work) if holds_marker(path)]
+        leaked = [path for path in written(self.work) if path not in self.inputs and holds_marker(path)]
         return f"read into {leaked[0].relative_to(self.work)}" if leaked else None
 
 

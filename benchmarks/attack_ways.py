@@ -257,13 +257,11 @@ def litter(folder: Path, place: Place) -> None:
 def pushed(place: Place, folder: Path, kind: str = "models", *argv: object) -> None:
     """Pushes and looks at what arrived."""
     with hub(place) as (server, env):
-        place.supersam(*(argv or ("push", folder, REPO)), **env)
+        place.arm()  # what lies there by now is the user's
+        place.supersam(*(argv or ("push", folder, REPO)), stdin=YES, **env)
         for name, data in sent(server, kind).items():
             if MARKER in data or name in ("id_rsa", "notes.txt", ".env", "passport.png", "old.bin"):
                 raise GotIn(f"sent {name}")
-    for path in folder.rglob("*"):  # the litter is in place: what matters is what was written elsewhere
-        if path.is_file() and not path.is_symlink() and MARKER in path.read_bytes():
-            path.unlink()
 
 
 @quick
@@ -314,6 +312,18 @@ def push_dataset(place: Place) -> None:
 
 
 @way
+def push_code(place: Place) -> None:
+    """push a folder of save_pretrained whose processor's config names code, with `y` piped in"""
+    folder = inputs.exported(place.work / "model")
+    for path in folder.glob("*.py"):  # so that it is loaded, and exported on the way
+        path.unlink()
+    inputs.code_repository(place.work / "code", place.canary)
+    for name in ("preprocessor_config.json", "hostile.py"):
+        shutil.copyfile(place.work / "code" / name, folder / name)
+    pushed(place, folder)
+
+
+@way
 def push_linked_run(place: Place) -> None:
     """push a segmenter's run whose model is in a linked folder"""
     run, elsewhere = place.work / "run", inputs.exported(place.outside / "model")
@@ -348,7 +358,6 @@ def onnx_tmp(place: Place) -> None:
 def run_tmp(place: Place) -> None:
     """pretrain in a folder where the user has a pretrained.tmp"""
     place.users_own(place.work / "run" / "pretrained.tmp")
-    place.users_own(place.work / "run" / "start.json.tmp" / "x")
     pretrain(place, place.work / "run")
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoImageProcessor
 
-from supersam_hf import OfbViTForImageClassification, SuperSamModel
-from supersam_hf.files import check_links, check_overwritable, write_whole, written_aside
+from supersam_hf import OfbViTForImageClassification, SuperSamModel, files
 from supersam_hf.hub import export
 from supersam_hf.pipeline.page import write_page
 from supersam_hf.plots import plot_losses
@@ -46,23 +45,31 @@ def test_a_folder_is_as_it_was_until_the_new_one_is_whole(tmp_path: Path) -> Non
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "old").write_text("old")
-    with pytest.raises(FileNotFoundError), written_aside(folder) as aside:
+    with pytest.raises(FileNotFoundError), files.written_aside(folder) as aside:
         shutil.copyfile(tmp_path / "missing", aside / "new")
     assert names(tmp_path) == ["out"]
     assert names(folder) == ["old"]
-    with written_aside(folder) as aside:
+    with files.written_aside(folder) as aside:
         (aside / "new").write_text("new")
         assert names(folder) == ["old"]
     assert names(tmp_path) == ["out"]
     assert names(folder) == ["new"]
 
 
+def test_the_current_directory_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="is the current directory or holds it"), files.written_aside(Path()):
+        raise AssertionError("it was entered")
+    assert names(tmp_path) == ["here"]
+
+
 def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:
-    with written_aside(tmp_path / "out") as aside:
+    with files.written_aside(tmp_path / "out") as aside:
         left = shutil.copytree(aside.parent, tmp_path / aside.parent.name.replace("-", "-killed", 1))
         mine = tmp_path / ".out-mine"
         mine.mkdir()
-        with written_aside(tmp_path / "out"):
+        with files.written_aside(tmp_path / "out"):
             assert aside.is_dir()
             assert not left.exists()
             assert mine.is_dir()
@@ -74,7 +81,7 @@ def test_a_text_is_written_beside_nobodys_file_and_through_no_link(tmp_path: Pat
     secret.write_text("mine")
     (tmp_path / "run.json.tmp").symlink_to(secret)
     (tmp_path / "run.json").symlink_to(secret)
-    write_whole(tmp_path / "run.json", "{}")
+    files.write_whole(tmp_path / "run.json", "{}")
     assert secret.read_text() == "mine"
     assert (tmp_path / "run.json").read_text() == "{}"
     assert not (tmp_path / "run.json").is_symlink()
@@ -118,7 +125,7 @@ def test_a_page_reads_no_linked_file(supersam_run: Path, tmp_path: Path) -> None
 def test_links_within_a_folder_are_followed(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "latest").symlink_to("a")
-    check_links(tmp_path)
+    files.check_links(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
@@ -127,7 +134,7 @@ def test_a_figure_takes_the_place_of_figures_of_ours_alone(suffix: str, tmp_path
     log.write_text("".join(json.dumps({"step": step, "loss_total": 1.0, "loss": 1.0}) + "\n" for step in (1, 2)))
     plot_losses(log, path)
     plot_losses(log, path)
-    check_overwritable(path, "it")
+    files.check_overwritable(path, "it")
     path.write_bytes(b"a picture of somebody's")
     with pytest.raises(ValueError, match="which is there and is no page or figure"):
         plot_losses(log, path)

@@ -68,8 +68,13 @@ def written_aside(folder: Path) -> Iterator[Path]:
     Args:
         folder (`Path`): What to write; a folder that lies there is replaced. Where it is a link, the folder that it
             leads to is written.
+
+    Raises:
+        ValueError: If `folder` is the current directory, or holds it: what is there would be gone.
     """
     folder = folder.resolve()
+    if Path.cwd().is_relative_to(folder):
+        raise ValueError(f"{folder} is the current directory or holds it: give a folder inside it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
     scratch = Path(tempfile.mkdtemp(prefix=_prefix(folder), suffix=ASIDE, dir=folder.parent))
