@@ -431,6 +431,10 @@ def test_files_that_are_no_images_are_counted(tmp_path: Path, caplog: pytest.Log
     source = FolderSource(tmp_path / "images", tmp_path / "masks")
     assert len(source) == 1
     assert re.search(r"1 files in .*images.*notes\.txt", caplog.text)
+    caplog.clear()
+    (tmp_path / "masks" / "notes.txt").write_text("")
+    source.read(0, 0)
+    assert not caplog.text  # what is no image's mask is nobody's
 
 
 @pytest.mark.parametrize(
@@ -523,9 +527,23 @@ def test_ids_beyond_the_names_are_refused_before_training(tmp_path: Path, part: 
 
 def test_masks_of_0_and_255_are_no_label_maps(tmp_path: Path) -> None:
     write_labels(tmp_path, white(square()))
-    for names in (None, ["no", "yes"]):
-        with pytest.raises(ValueError, match="show 1 class .*save 1 for 255"):
-            labelled(tmp_path, label_names=names)
+    for part in ("train", "eval"):
+        for names in (None, ["no", "yes"]):
+            with pytest.raises(ValueError, match="show 1 class .*save 1 for 255"):
+                labelled(tmp_path, part, label_names=names)
+
+
+def test_one_class_may_be_evaluated_on_but_not_learnt(tmp_path: Path) -> None:
+    write_labels(tmp_path, np.ones((HEIGHT, WIDTH), dtype=np.uint8))
+    assert len(labelled(tmp_path, "eval", label_names=["no", "yes"]).rows) == 1
+    with pytest.raises(ValueError, match="show 1 class; .*there must be two"):
+        labelled(tmp_path, label_names=["no", "yes"])
+
+
+def test_more_classes_than_8_bits_hold_are_refused(tmp_path: Path) -> None:
+    write_labels(tmp_path, square().astype(np.uint16) * 258)
+    with pytest.raises(ValueError, match=r"`data\.label_names` has 300 names; ids are 0 to 254"):
+        labelled(tmp_path, label_names=[str(i) for i in range(300)])
 
 
 @pytest.mark.parametrize("ids", [256, 300, 65535])

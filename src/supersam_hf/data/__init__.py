@@ -5,6 +5,7 @@ from .canonical import canonical_features, decode_masks, encode_masks, instances
 from .classification import ImageDataset, load_classification, stream_classification
 from .classification_arguments import ImageClassificationArguments
 from .dataset import PromptDataset
+from .images import read_rgb
 from .labels import match_labels
 from .load import load_source, open_source
 from .loader import build_loader, collate, shared
@@ -33,6 +34,7 @@ __all__ = [
     "load_source",
     "match_labels",
     "open_source",
+    "read_rgb",
     "shape_classes",
     "shapes",
     "shared",

@@ -80,7 +80,9 @@ def seen_classes(maps: Sequence[Path], classes: Classes, *, named: bool, skip: b
         return {file: shown for file, shown in zip(maps, _told(found, len(maps))) if shown is not None}
 
 
-def check_seen(seen: dict[Path, np.ndarray], ids_from: int, names: Sequence[str], split: str) -> None:
+def check_seen(
+    seen: dict[Path, np.ndarray], ids_from: int, names: Sequence[str], split: str, *, training: bool
+) -> None:
     """Checks the classes of a split against their names.
 
     Args:
@@ -88,9 +90,11 @@ def check_seen(seen: dict[Path, np.ndarray], ids_from: int, names: Sequence[str]
         ids_from (`int`): Id of the first class.
         names (`Sequence[str]`): Of the classes.
         split (`str`): Its name.
+        training (`bool`): Whether it is trained on, for which there must be two classes.
 
     Raises:
-        ValueError: If maps show ids beyond the names (all of them, and the first file), or one class alone.
+        ValueError: If maps show ids beyond the names (naming all, and the first file), if one class is all there is to
+            learn, or 0 and 255 are all there is.
     """
     beyond = {file: shown[shown >= len(names)] + ids_from for file, shown in seen.items() if shown[-1] >= len(names)}
     if beyond:
@@ -102,14 +106,15 @@ def check_seen(seen: dict[Path, np.ndarray], ids_from: int, names: Sequence[str]
             f"Give a name for each id as `data.label_names`, or mark pixels without a class by {IGNORED}."
         )
     shown = {int(one) for some in seen.values() for one in some}
-    if len(shown - {-1}) < 2 and seen:
-        ignored = (
-            f" (and {IGNORED}, which marks pixels without a class: in masks of 0 and {IGNORED}, save 1 for {IGNORED}, "
-            "or put them into a folder masks/, of `data.format: foreground`)"
+    masks = ids_from == 0 and shown == {-1, 0}
+    if seen and (masks or (training and len(shown - {-1}) < 2)):
+        advice = (
+            f" beside {IGNORED}, which marks pixels without a class. Of masks of 0 and {IGNORED}, save 1 for "
+            f"{IGNORED}, or put them into a folder masks/ and set `data.format: foreground`"
         )
         raise ValueError(
-            f"The label maps of split {split!r} show {len(shown - {-1})} class{ignored if -1 in shown else ''}; to "
-            "tell pixels apart, there must be two."
+            f"The label maps of split {split!r} show {len(shown - {-1})} class{advice if masks else ''}; to tell "
+            "pixels apart, there must be two."
         )
 
 

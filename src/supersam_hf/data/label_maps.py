@@ -102,6 +102,8 @@ def load_label_maps(args: SemanticArguments, part: Literal["train", "eval"]) -> 
         (args.train_split, args.max_train_images) if part == "train" else (args.eval_split, args.max_eval_images)
     )
     layout = find_layout(args)
+    if args.label_names and len(args.label_names) > IGNORED:
+        raise ValueError(f"`data.label_names` has {len(args.label_names)} names; ids are 0 to {IGNORED - 1}.")
     if layout == "foreground":
         return _foreground(args, part)
     root, skip = Path(args.source), args.on_error == "skip"
@@ -117,7 +119,7 @@ def load_label_maps(args: SemanticArguments, part: Literal["train", "eval"]) -> 
         pairs = pairs[:limit] if args.label_names else pairs  # all of them tell how many classes there are
         seen = seen_classes([labels for _, labels in pairs], classes, named=args.label_names is not None, skip=skip)
         names = args.label_names or _numbered(seen)
-    check_seen(seen, ids_from, names, split)
+    check_seen(seen, ids_from, names, split, training=part == "train")
     return Labelled(LabelMapRows(pairs[:limit], classes, len(names)), names)
 
 

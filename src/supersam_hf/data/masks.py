@@ -72,21 +72,39 @@ def _is_smoothed(ids: np.ndarray) -> bool:
 
     Objects have an inside, or else lie apart.
     """
-    count = int(ids.max()) + 1
-    if count <= BRIGHT:
+    if ids.max() < BRIGHT:
         return False
-    if count > ids.size:  # sparse ids: numbered anew, so that counting takes no memory of their size
-        ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape) + (1 if ids.min() > 0 else 0)
-        count = int(ids.max()) + 1
-    around = np.pad(ids, 1, mode="edge")
-    sides = [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
-    inside = np.logical_and.reduce([side == ids for side in sides])
-    touching = np.logical_or.reduce([(side != ids) & (side != 0) for side in sides])
-    present, with_inside, touched = (
-        np.bincount(ids[where], minlength=count)[1:] > 0 for where in (np.ones_like(inside), inside, touching)
-    )
-    edges = int((present & ~with_inside & touched).sum())
-    return edges >= FEWEST_EDGES and edges > MOST_EDGES * int(present.sum())
+    if ids.max() >= 2**16:  # sparse: numbered anew, the background 0 still
+        ids = np.unique(np.append(ids, 0), return_inverse=True)[1][:-1].reshape(ids.shape)
+    small = ids.astype(np.uint16) if ids.max() < 2**16 else ids
+    right, below = small[:, 1:] == small[:, :-1], small[1:] == small[:-1]
+    inside = np.ones(small.shape, dtype=bool)
+    inside[:, 1:] &= right
+    inside[:, :-1] &= right
+    inside[1:] &= below
+    inside[:-1] &= below
+    count = int(ids.max()) + 1
+    present, hollow = _shown(small, count), ~_shown(small[inside], count)
+    present[0] = False
+    if (present & hollow).sum() <= MOST_EDGES * present.sum():
+        return False
+    edges = hollow & _touching(small, right, below, count)
+    return bool(edges.sum() >= FEWEST_EDGES and edges.sum() > MOST_EDGES * present.sum())
+
+
+def _shown(ids: np.ndarray, count: int) -> np.ndarray:
+    """Which of `count` ids are shown."""
+    return np.bincount(ids.ravel(), minlength=count) > 0
+
+
+def _touching(ids: np.ndarray, right: np.ndarray, below: np.ndarray, count: int) -> np.ndarray:
+    """Which of `count` ids touch another, the background left out; told where neighbours are the same."""
+    pairs = [(ids[:, 1:][~right], ids[:, :-1][~right]), (ids[1:][~below], ids[:-1][~below])]
+    touching = np.zeros(count, dtype=bool)
+    for one, other in pairs:
+        objects = (one > 0) & (other > 0)
+        touching[one[objects]] = touching[other[objects]] = True
+    return touching
 
 
 def read_binary_mask(source: ImageSource, name: str | None = None) -> np.ndarray:

@@ -81,7 +81,7 @@ class FolderSource(ListedSource):
 def names_by_stem(folder: Path) -> dict[str, list[str]]:
     """Names of the image files in a folder by their stems; `a` has several where `a.png` and `a.tif` lie there."""
     found: dict[str, list[str]] = {}
-    for name in image_names(folder):
+    for name in _split_names(folder)[0]:
         found.setdefault(Path(name).stem, []).append(name)
     return found
 
@@ -101,12 +101,11 @@ def mask_names(folder: Path) -> list[Path]:
 
 def image_names(folder: Path) -> list[str]:
     """Names of the image files in a folder, sorted; how many other files are left out is logged."""
-    names = sorted(name for name in os.listdir(folder) if visible(name))
-    kept = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-    others = [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES) and (folder / name).is_file()]
-    if others:
-        logger.warning(f"{len(others)} files in {folder} are no images and left out, the first {others[0]!r}.")
-    return kept
+    names, others = _split_names(folder)
+    files = [name for name in others if (folder / name).is_file()]
+    if files:
+        logger.warning(f"{len(files)} files in {folder} are no images and left out, the first {files[0]!r}.")
+    return names
 
 
 def check_stems(folder: Path, names: Sequence[str]) -> None:
@@ -116,3 +115,10 @@ def check_stems(folder: Path, names: Sequence[str]) -> None:
     if count > 1:
         same = [name for name in names if Path(name).stem == stem]
         raise ValueError(f"{folder} has {' and '.join(same)}, which would share one mask: rename or remove one.")
+
+
+def _split_names(folder: Path) -> tuple[list[str], list[str]]:
+    """What lies in a folder and is not hidden: names of image files, and all others, each sorted."""
+    names = sorted(name for name in os.listdir(folder) if visible(name))
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    return images, [name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
