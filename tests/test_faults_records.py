@@ -261,6 +261,14 @@ def test_annotations_without_a_mask_are_counted(tmp_path: Path, empty: Any, capl
     assert "1 annotations are left out (they have no `segmentation`): 0." in caplog.text
 
 
+def test_masks_without_a_pixel_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = coco(tmp_path)
+    content["annotations"].append({"id": 9, "image_id": 1, "segmentation": [[5, 5, 9, 9]]})
+    content["annotations"].append({"id": 10, "image_id": 1, "segmentation": [[500, 5, 600, 5, 600, 9]]})
+    assert areas(write_coco(tmp_path, content)) == WHOLE
+    assert "Image '0.png': 2 of 3 masks cover no pixel and are left out." in caplog.text
+
+
 def test_a_file_of_boxes_is_refused(tmp_path: Path) -> None:
     content = coco(tmp_path)
     for annotation in content["annotations"]:

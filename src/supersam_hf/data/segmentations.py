@@ -4,12 +4,15 @@ pycocotools reads and writes memory that is not its own, or fills all there is, 
 from the image, or does not add up. So every number is checked before it sees one.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
 
 from .canonical import check_mask_size, rles_to_objects
 
+
+logger = logging.getLogger(__name__)
 
 # A corner further from the image than so many of its longer side is a mistake, not one that is to be clipped.
 FAR = 10
@@ -22,7 +25,8 @@ CORNERS = "a polygon is [x, y, x, y, ...] or [[x, y], [x, y], ...]"
 
 
 def segmentations_to_objects(segmentations: list[Any], size: tuple[int, int], name: str) -> dict[str, list]:
-    """`objects` of a canonical example from COCO segmentations; those without a pixel are left out.
+    """`objects` of a canonical example from COCO segmentations; those without a pixel are left out,
+    and how many is logged.
 
     Args:
         segmentations (`list`): Polygons, plain or compressed run lengths.
@@ -33,7 +37,11 @@ def segmentations_to_objects(segmentations: list[Any], size: tuple[int, int], na
         ValueError: If a segmentation is none, or not of the image, naming it.
     """
     rles = [segmentation_to_rle(segmentation, size, name) for segmentation in segmentations]
-    return rles_to_objects([rle for rle in rles if rle is not None])
+    objects = rles_to_objects([rle for rle in rles if rle is not None])
+    if len(objects["area"]) < len(rles):
+        missing = len(rles) - len(objects["area"])
+        logger.info(f"Image {name!r}: {missing} of {len(rles)} masks cover no pixel and are left out.")
+    return objects
 
 
 def segmentation_to_rle(segmentation: Any, size: tuple[int, int], name: str) -> dict[str, Any] | None:
