@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from supersam_hf_cli.options import known_keys, verb_named
+from supersam_hf_cli.options import known_keys, unknown_word, verb_named
 from supersam_hf_cli.recipes import RecipeError, check_keys, check_word, given_options, read_recipe, read_yaml
 
 from .fields import FieldError, build, hint_of, section, words
@@ -81,7 +81,10 @@ class RecipeParser(ArgumentParser):
     def parse(self, argv: list[str]) -> Any:
         """`parse_args` of words and recipes that are looked through before; its errors name recipe and field."""
         self.given = list(given_options(argv))
-        known = known_keys(verb_named(self.prog.removeprefix("supersam-hf ")).recipe)
+        verb = verb_named(self.prog.removeprefix("supersam-hf "))
+        known, wrong = known_keys(verb.recipe), unknown_word(verb, argv)
+        if wrong is not None:
+            self.error(wrong)
         try:
             for name, value in self.given:
                 if name == "config":
@@ -96,9 +99,10 @@ class RecipeParser(ArgumentParser):
         return self.parse_args(argv)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        said = self._in_words(message)
         if not self.exit_on_error:
-            super().error(message, ex)
-        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {self._in_words(message)}"]
+            raise RecipeError(f"recipe {self.recipe} {said}" if self.recipe else said)
+        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {said}"]
         if self.recipe and "has no use for" in message:
             told.append(OWN_RECIPES)
         told.append(f"`{self.prog} --help` lists the options that matter, `--help all` every one.")
