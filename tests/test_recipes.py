@@ -100,5 +100,5 @@ def test_a_wrong_value_of_a_recipe_is_named() -> None:
         read_recipe(base, {"reorder.method": "random"})
     with pytest.raises(ValueError, match="no_such_section"):
         read_recipe(base, {"no_such_section.key": 1})
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(ValueError, match="recipe no/such/recipe.yaml cannot be read: No such file"):
         read_recipe("no/such/recipe.yaml", {})

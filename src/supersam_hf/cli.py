@@ -6,15 +6,16 @@ import logging
 import os
 import re
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
-from supersam_hf_cli.options import known_keys, verb_named
-from supersam_hf_cli.recipes import RecipeError, check_keys, check_word, given_options, read_recipe
+from supersam_hf_cli.options import known_keys, unknown_word, verb_named
+from supersam_hf_cli.recipes import RecipeError, check_keys, check_word, given_options, read_recipe, read_yaml
 
-from .fields import build, hint_of, words
+from .fields import FieldError, build, hint_of, section, words
 from .interruption import Interrupted, interruptible
 
 
@@ -80,7 +81,10 @@ class RecipeParser(ArgumentParser):
     def parse(self, argv: list[str]) -> Any:
         """`parse_args` of words and recipes that are looked through before; its errors name recipe and field."""
         self.given = list(given_options(argv))
-        known = known_keys(verb_named(self.prog.removeprefix("supersam-hf ")).recipe)
+        verb = verb_named(self.prog.removeprefix("supersam-hf "))
+        known, wrong = known_keys(verb.recipe), unknown_word(verb, argv)
+        if wrong is not None:
+            self.error(wrong)
         try:
             for name, value in self.given:
                 if name == "config":
@@ -95,9 +99,10 @@ class RecipeParser(ArgumentParser):
         return self.parse_args(argv)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        said = self._in_words(message)
         if not self.exit_on_error:
-            super().error(message, ex)
-        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {self._in_words(message)}"]
+            raise RecipeError(f"recipe {self.recipe} {said}" if self.recipe else said)
+        told = [f"{self.prog}{f', recipe {self.recipe}' if self.recipe else ''}: {said}"]
         if self.recipe and "has no use for" in message:
             told.append(OWN_RECIPES)
         told.append(f"`{self.prog} --help` lists the options that matter, `--help all` every one.")
@@ -105,23 +110,32 @@ class RecipeParser(ArgumentParser):
         self.exit(2)
 
     def _in_words(self, message: str) -> str:
-        """What a field accepts in place of the names of its types."""
+        """What a field accepts, in place of the names of its types."""
         found = re.match(r'Parser key "([\w.]+)":', message)
         hint = None if found is None else hint_of(self.recipe_type, found[1])
         if found is None or hint is None:
             return message
-        values = [value for name, value in self.given if name == found[1]]
+        given = next((value for name, value in reversed(self.given) if name == found[1]), None)
+        if is_dataclass(hint) and given is not None:
+            return refusal(found[1], hint, read_yaml(given)) or message
         got = (
-            f", got {values[-1][:80] or repr(values[-1])}"
-            if values
-            else f"; {' '.join(message[found.end() :].split())}"
+            f"; {' '.join(message[found.end() :].split())}" if given is None else f", got {given[:80] or repr(given)}"
         )
         return f"`{found[1]}` must be {words(hint)}{got}."
 
 
+def refusal(name: str, hint: Any, values: Any) -> str | None:
+    """Why a section does not take these values; None if it does."""
+    try:
+        with section(name):
+            build(hint, values)
+    except FieldError as error:
+        return str(error)
+    return None
+
+
 def recipe_parser(verb: str, method: Method = "supersam") -> RecipeParser:
     """A parser of every value of a method's recipe, whose help lists those that the verb reads."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = RecipeParser(
         prog=_prog(verb, method),
         description=_description(verb, method),
@@ -151,9 +165,9 @@ def _leave_open(parser: ArgumentParser, method: Method) -> None:
     """What a preset and `max_steps` decide: the default instance has it filled in already."""
     from .training.bimask_arguments import open_fields
 
-    section = "search" if method == "ofb" else "bimask"
-    args = recipe_class(method).__dataclass_fields__[section].type
-    parser.set_defaults({f"{section}.{name}": None for name in open_fields(args)})
+    searched = "search" if method == "ofb" else "bimask"
+    args = recipe_class(method).__dataclass_fields__[searched].type
+    parser.set_defaults({f"{searched}.{name}": None for name in open_fields(args)})
 
 
 def _prog(verb: str, method: Method) -> str:
@@ -206,7 +220,7 @@ def _run_recipe(verb: str, argv: list[str], method: Method) -> int:
 
     parser = recipe_parser(verb, method)
     values = parser.parse(argv)
-    kept = Path(values.output_dir) / RECIPE_FILE
+    kept = Path(os.path.expanduser(values.output_dir or "")) / RECIPE_FILE
     try:
         parsed = values.as_dict()
         extra = {key: parsed.pop(key) for key in ("redo", "subnet") if key in parsed}

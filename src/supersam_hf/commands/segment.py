@@ -2,8 +2,6 @@
 
 import sys
 
-from jsonargparse import set_parsing_settings
-
 from ..cli import RecipeParser
 
 
@@ -11,7 +9,6 @@ def parser() -> RecipeParser:
     """Every value of a [`SegmenterRecipe`]."""
     from ..segmenter_recipe import SegmenterRecipe
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = RecipeParser(
         prog="supersam-hf segment",
         description=__doc__,

@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from supersam_hf_cli.recipes import RecipeError
-from supersam_hf_cli.recipes import read_recipe as read_recipe_values
+from supersam_hf_cli.recipes import RecipeError, read_recipe, read_yaml
 
 from ..fields import Checked, Place, Seed
 
@@ -75,7 +72,7 @@ class ExperimentArguments(Checked):
             if variant is not None and variant not in self.variants:
                 raise ValueError(f"`--set {text}` names no variant; there are {[*self.variants]}.")
             values = self.settings if variant is None else self.variants[variant]
-            values[key] = _value(value)
+            values[key] = _value(text, value)
 
     @classmethod
     def read(cls, path: Path | str) -> "ExperimentArguments":
@@ -86,7 +83,7 @@ class ExperimentArguments(Checked):
             ValueError: If a field is unknown, missing or out of its range.
         """
         try:
-            data = read_recipe_values(path)
+            data = read_recipe(path)
         except RecipeError as error:
             raise ValueError(f"{path} {error}.") from error
         unknown, missing = sorted(set(data) - set(cls.__dataclass_fields__)), {"kind", "variants"} - set(data)
@@ -98,12 +95,14 @@ class ExperimentArguments(Checked):
         return cls(**data)
 
 
-def _value(text: str) -> Any:
+def _value(text: str, value: str) -> Any:
     """YAML, whose numbers may be written as 1e-5 too."""
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
     try:
-        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"`--set` takes a value in YAML, got {text!r}.") from error
+        return read_yaml(value)
+    except RecipeError as error:
+        raise ValueError(f"`--set {text[:80]}` {error}.") from error
 
 
 __all__ = ["ExperimentArguments", "Kind"]

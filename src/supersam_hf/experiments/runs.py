@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..cli import recipe_parser
+from ..fields import build
 from ..hub.tables import duration
 from ..pipeline import report
 from ..pipeline.context import Run
@@ -123,21 +124,13 @@ def read_recipe(base: str | None, values: dict[str, Any]) -> Recipe:
     """A recipe file with these values in place of its own.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a value is unknown or wrong.
+        ValueError: If there is no such file, or a value is unknown or wrong.
     """
-    if base is not None and not Path(base).is_file():
-        raise FileNotFoundError(f"`base` is {base!r}, but there is no such file; give the YAML file of a recipe.")
     parser = recipe_parser("run")
     parser.exit_on_error = False
     config = [] if base is None else ["--config", base]
-    from jsonargparse import ArgumentError
-
-    try:
-        parsed = vars(parser.instantiate(parser.parse_args([*config, *(_option(*item) for item in values.items())])))
-    except ArgumentError as error:
-        raise ValueError(str(error)) from error
-    return Recipe(**{name: parsed[name] for name in Recipe.__dataclass_fields__})
+    parsed = parser.parse([*config, *(_option(*item) for item in values.items())]).as_dict()
+    return build(Recipe, {name: parsed[name] for name in Recipe.__dataclass_fields__})
 
 
 def _option(key: str, value: Any) -> str:
