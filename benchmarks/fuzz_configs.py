@@ -46,6 +46,9 @@ SWIN |= {"window_size": 4, "mlp_ratio": 4.0, "num_labels": 5, "layer_norm_eps": 
 AT_LEAST = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_dim", "head_dim"), 1)
 AT_LEAST |= dict.fromkeys(("intermediate_size", "image_size", "patch_size", "num_channels", "embed_dim"), 1)
 AT_LEAST |= {"window_size": 0, "output_channels": 1, "num_pos_feats": 1, "mlp_ratio": 0, "layer_norm_eps": 0}
+# What a message may name in place of a field: what no longer fits it, and the file.
+RELATED = {"mlp_dim": ("mlp_windows",), "num_attention_heads": ("attention_windows",), "largest": ("pareto.json",)}
+RELATED |= {"mlp_ratio": ("block_intermediate_sizes",), "embed_dim": ("block_head_dims",), "points": ("pareto.json",)}
 # Beyond these a model is not built.
 LARGE = 10_000
 
@@ -137,8 +140,9 @@ def refused(error: Exception, mutation: Mutation) -> Outcome:
     good = isinstance(error, (ValueError, TypeError)) or "Strict" in type(error).__name__
     said = f"{type(error).__name__}: {error}"
     names = [part for part in mutation.path if isinstance(part, str)]
-    parent = names[-2:-1]
-    return Outcome("clear error" if good and names_it(str(error), *names[-1:], *parent) else "traceback", said)
+    known = [*names[-2:], *(other for name in names for other in RELATED.get(name, ()))]
+    known += ["unknown"] if mutation.how == "add" else []
+    return Outcome("clear error" if good and names_it(str(error), *known) else "traceback", said)
 
 
 def _subnet(data: Any) -> Any:

@@ -135,6 +135,12 @@ def _is_plain(annotation: Any, value: Any) -> bool:
         except ValueError:
             return False
         return True
+    if issubclass(annotation, str) and annotation is not str:
+        try:
+            annotation(value)
+        except (TypeError, ValueError):
+            return False
+        return isinstance(value, str)
     return isinstance(value, annotation)
 
 
@@ -147,4 +153,4 @@ def _finite(value: float) -> bool:
 
 def names_it(message: str, *names: str) -> bool:
     """Whether a message gives any of these names."""
-    return any(name and name in message for name in names)
+    return any(name and name.lower() in message.lower() for name in names)

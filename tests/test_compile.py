@@ -63,7 +63,7 @@ def test_ten_graphs_serve_fifty_subnets_in_training_and_ten_in_evaluation(
 def test_the_whole_encoder_turns_eager_in_silence(
     supernet: SuperSamModel, subnets: list[Subnet], inputs: dict
 ) -> None:
-    """Why layers are compiled: PyTorch gives the whole up, after as many graphs as it allows (fewer here, to be quick)."""
+    """Why layers are compiled: PyTorch gives the whole up after as many graphs as it allows (here fewer: quicker)."""
     assert torch._dynamo.config.recompile_limit == 8
     torch._dynamo.config.recompile_limit = 3
     counter = CompileCounterWithBackend("eager")

@@ -113,6 +113,12 @@ def _check_layer_widths(per_layer_config: Any) -> None:
                 )
 
 
+def _check_scale(scale: Any) -> None:
+    """Raises `ValueError` for a standard deviation of the positions' random features that is none."""
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
+        raise ValueError(f"`scale` must be a finite number above 0, got {scale!r}.")
+
+
 def _check_part(name: str, part: Any) -> None:
     """Raises `ValueError` for sizes in the data of a part that are not whole numbers of 1 or more."""
     data = part if isinstance(part, dict) else {} if part is None else part.to_dict()
@@ -176,6 +182,7 @@ class SuperSamVisionConfig(SamVisionConfig):
         if self.query_pre_attn_scalar is None:
             self.query_pre_attn_scalar = self.head_dim
         _check_layer_widths(kwargs.get("per_layer_config"))
+        _check_scale(kwargs.get("scale", 1.0))
         super().__post_init__(**kwargs)
 
     @classmethod
