@@ -1,6 +1,7 @@
 """Images and masks as tools leave them: what they hold is read as it was meant, or refused by name."""
 
 import builtins
+import io
 import os
 import re
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import supersam_hf
@@ -168,6 +169,31 @@ def test_a_large_second_page_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         StackSource([tmp_path / "s.tif"]).read(0, 1)
 
 
+BROKEN: dict[str, Callable[[], bytes]] = {
+    "AVIF": lambda: encoded("AVIF").replace(b"av01", b"av02"),
+    "TIFF": lambda: encoded("TIFF").replace(b"\x00\x01\x04\x00", b"\x00\x09\x04\x00", 1),
+    "PNG": lambda: encoded("PNG")[:60],
+    "GIF": lambda: encoded("GIF")[:60],
+}
+
+
+def encoded(kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(scene()).convert("RGB").save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_whatever_a_decoder_raises_is_an_unreadable_example(kind: str) -> None:
+    """Also in tables, where `RuntimeError` of AVIF was no error of an example."""
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    columns = datasets.Features({"image": datasets.Image()})
+    cells = datasets.Dataset.from_dict({"image": [{"bytes": BROKEN[kind](), "path": None}]}, features=columns)
+    with pytest.raises(UnreadableError, match="row 0 of the training data cannot be read"):
+        TableRows(cells, training=True).read(0)
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -304,8 +330,7 @@ def prompted(args: DataArguments, processor: Any, training: bool, log: SkipLog |
 
 def test_a_mask_of_another_size_is_skipped_when_streaming(tmp_path: Path) -> None:
     cells = {"image": [Image.fromarray(scene()[:, 1:])], "image_id": ["odd"], "objects": [objects_of(square())]}
-    features = datasets.Features({**supersam_hf.data.canonical_features()})
-    dataset = datasets.Dataset.from_dict(cells, features=features)
+    dataset = datasets.Dataset.from_dict(cells, features=supersam_hf.data.canonical_features())
     args = DataArguments(source="", on_error="skip", min_area=1)
     samples = PromptDataset(dataset, SuperSamImageProcessor(), args, training=False)
     assert not samples[0]["object_mask"].any()
@@ -476,12 +501,12 @@ def test_a_map_of_many_small_objects_is_one(tmp_path: Path, kind: str) -> None:
 
 
 def test_maps_in_tables_are_read_by_the_same_reader(tmp_path: Path) -> None:
-    features = datasets.Features({"image": datasets.Image(), "instances": datasets.Image()})
+    columns = datasets.Features({"image": datasets.Image(), "instances": datasets.Image()})
     cells = {
         "image": [Image.fromarray(scene())] * 2,
         "instances": [palette(square(), (0, 0, 0)), np.dstack([scene()] * 3)],
     }
-    dataset = datasets.Dataset.from_dict(cells, features=features)
+    dataset = datasets.Dataset.from_dict(cells, features=columns)
     dataset.to_parquet(tmp_path / "train.parquet")
     args = DataArguments(source=str(tmp_path / "train.parquet"), streaming=True)
     source = supersam_hf.data.open_source(args, "train")

@@ -8,12 +8,14 @@ program, as Ghostscript for EPS), and of no more pixels than Pillow takes for sa
 import io
 import os
 import stat
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..models.supersam.rgb_supersam import safe_formats, to_8_bit, to_rgb
 
@@ -28,6 +30,11 @@ MOST_ELONGATED = 500
 EXIF_ORIENTATION = 0x0112
 # Orientations 5 to 8 turn the picture by 90 degrees: width and height change places when it is decoded.
 EXIF_QUARTER_TURNS = (5, 6, 7, 8)
+# What Pillow's decoders raise for broken files.
+BROKEN = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, struct.error),
+)
 # Where Pillow finds the orientation of a PNG.
 PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
@@ -51,7 +58,8 @@ def open_image(source: ImageSource, name: str | None = None, most_bytes: int | N
     if content is None:
         check_regular_file(path, name, most_bytes)
     try:
-        image = Image.open(io.BytesIO(content) if content is not None else path, formats=safe_formats())
+        with _decoding(name):
+            image = Image.open(io.BytesIO(content) if content is not None else path, formats=safe_formats())
     except Image.UnidentifiedImageError as error:
         known = ", ".join(safe_formats())
         raise ValueError(f"{name} is no image of a format that is read ({known}), or its header is broken.") from error
@@ -141,7 +149,8 @@ def encoded_size(source: ImageSource, name: str | None = None) -> tuple[int, int
     """
     with open_image(source, name) as image:
         check_shape(image.size, named(source, name))
-        return decoded_size(image)
+        with _decoding(named(source, name)):
+            return decoded_size(image)
 
 
 def named(source: ImageSource, name: str | None = None) -> str:
@@ -161,23 +170,36 @@ def _content_and_path(source: ImageSource) -> tuple[bytes | None, str]:
 
 def upright(image: Image.Image, name: str) -> Image.Image:
     """The decoded image, turned as its EXIF orientation says."""
-    try:
+    with _decoding(name):
         image.load()
         return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError) as error:
-        raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
 def single_page(image: Image.Image, name: str) -> None:
     """Raises `ValueError` for a stack: a TIFF with a second page of the first one's size (smaller are previews)."""
-    if image.format != "TIFF" or getattr(image, "n_frames", 1) == 1:
+    if not isinstance(image, TiffImageFile):
         return
-    first = image.size
-    image.seek(1)
-    second = image.size
-    image.seek(0)
-    if second == first:
-        raise ValueError(f"{name} is a stack of {image.n_frames} pages: save each as an image of its own.")  # type: ignore[attr-defined]
+    with _decoding(name):
+        pages, first = image.n_frames, image.size
+        if pages > 1:
+            image.seek(1)
+            second = image.size
+            image.seek(0)
+    if pages > 1 and second == first:
+        raise ValueError(f"{name} is a stack of {pages} pages: save each as an image of its own.")
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Raise what decoders say of a broken file as `ValueError`; errors of the file system (numbered) stay."""
+    try:
+        yield
+    except Image.UnidentifiedImageError:
+        raise
+    except BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{name} cannot be decoded: {error}") from error
 
 
 __all__ = [
