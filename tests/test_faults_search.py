@@ -5,10 +5,10 @@ import logging
 from pathlib import Path
 
 import pytest
-from test_search import ENGINES, SPACE, TINY, cost, make
+from test_search import ENGINES, SPACE, TINY, cost, make, quality
 
 from supersam_hf.models.supersam.elastic_supersam import ElasticSpace, Subnet
-from supersam_hf.search import Objective, SearchArguments, SearchResult, feasible_subnets, run_search
+from supersam_hf.search import Budget, Objective, SearchArguments, SearchResult, feasible_subnets, run_search
 from supersam_hf.search.near_budget import PATIENCE
 
 
@@ -133,7 +133,11 @@ def test_limits_on_both_costs_and_subnets_that_are_too_slow(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("limit", [None, 130, 150, 180, 200, 232])
 def test_the_subnets_within_the_limits_are_all_found(limit: int | None) -> None:
-    objective, _ = make(TINY, max_params=limit)
+    def thousandfold(subnet: Subnet) -> int:
+        return 1000 * cost(subnet)
+
+    budget = Budget(max_params=None if limit is None else 1000 * limit)
+    objective = Objective(TINY, budget, thousandfold, thousandfold, quality)
     expected = [subnet for subnet in every_subnet(TINY) if limit is None or cost(subnet) <= limit]
     found = list(feasible_subnets(objective))
     assert found[0] == TINY.smallest()

@@ -107,7 +107,7 @@ def test_pup_and_mla_see_at_finer_resolution_than_the_patches(tmp_path: Path) ->
             grids[head] = tuple(model.segmentation_head(maps).shape[-2:])
     assert grids == {"naive": (4, 4), "pup": (64, 64), "mla": (16, 16)}
     assert segmenter(tmp_path, "mla").config.read_layers == [0, 1, 2]
-    with pytest.raises(ValueError, match="`segmentation_head` must be one of"):
+    with pytest.raises(ValueError, match="'segmentation_head' expected one of"):
         segmenter(tmp_path, "upernet")
     with pytest.raises(ValueError, match="`segmentation_layers` must be layers 0 to 2"):
         segmenter(tmp_path, "mla", segmentation_layers=[1, 3])

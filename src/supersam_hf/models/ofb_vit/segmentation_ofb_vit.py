@@ -30,8 +30,6 @@ class OfbViTForSemanticSegmentation(OfbViTPreTrainedModel):
 
     def __init__(self, config: OfbViTConfig) -> None:
         super().__init__(config)
-        if config.segmentation_head not in HEADS:
-            raise ValueError(f"`segmentation_head` must be one of {list(HEADS)}, got {config.segmentation_head!r}.")
         self.num_labels = config.num_labels
         self.vit = OfbViTModel(config, add_pooling_layer=False)
         self.segmentation_head = HEADS[config.segmentation_head](config)
