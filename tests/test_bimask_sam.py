@@ -135,7 +135,7 @@ def test_layers_with_different_heads_are_extracted_too(inputs: dict[str, torch.T
 def test_the_embedding_of_a_sam_keeps_its_width() -> None:
     with pytest.raises(ValueError, match="embedding_ratio"):
         MaskedModel(tiny_sam(), SearchSpace(), pmim=None)
-    with pytest.raises(ValueError, match=r"`bimask\.space\.embedding_ratio`"):
+    with pytest.raises(ValueError, match=r"`space\.embedding_ratio` must be null"):
         SamBiMaskArguments(space=SearchSpace())
 
 

@@ -269,12 +269,12 @@ def test_a_nan_stops_the_search_and_names_step_and_term(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "mine"}, "search.preset"),
-        ({"search_steps": 31}, "search.search_steps"),
-        ({"eta": 0.0}, "search.eta"),
-        ({"alpha_learning_rate": 0.0}, "search.alpha_learning_rate"),
-        ({"mask_ratio_end": 1.5}, "search.mask_ratio_end"),
-        ({"teacher": "x"}, "search.teacher"),
+        ({"preset": "mine"}, "`preset` "),
+        ({"search_steps": 31}, "`search_steps` "),
+        ({"eta": 0.0}, "`eta` "),
+        ({"alpha_learning_rate": 0.0}, "`alpha_learning_rate` "),
+        ({"mask_ratio_end": 1.5}, "`mask_ratio_end` "),
+        ({"teacher": "x"}, "`teacher` "),
     ],
 )
 def test_bad_values_are_named(values: dict[str, Any], message: str) -> None:

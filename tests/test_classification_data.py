@@ -173,7 +173,7 @@ def test_hidden_labels_are_refused(label: int | None, tmp_path: Path) -> None:
     ],
 )
 def test_arguments_out_of_range_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=f"data.{next(iter(wrong))}"):
+    with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
         ImageClassificationArguments(**wrong)
 
 

@@ -99,7 +99,7 @@ def test_without_a_country_no_emissions_are_told(monkeypatch: pytest.MonkeyPatch
 def test_bad_factors(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="three-letter ISO code.*'Narnia'"):
         EnergyArguments(country="Narnia")
-    with pytest.raises(ValueError, match="`energy.kg_per_kwh` must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="`kg_per_kwh` must be a number of 0 or more or null, got -1"):
         EnergyArguments(kg_per_kwh=-1)
     with pytest.raises(ValueError, match="give one of them"):
         EnergyArguments(country="FRA", kg_per_kwh=0.4)

@@ -125,8 +125,8 @@ def test_it_changes_nothing_else(tmp_path: Path, stock_folder: Path, shapes_load
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Milestone(miou=1.2), "`milestone.miou` must lie in"),
-        (lambda: Milestone(subnet="sampled"), "`milestone.subnet` must be smallest or largest, got 'sampled'"),
+        (lambda: Milestone(miou=1.2), "`miou` must be a number above 0, at most 1, got 1.2"),
+        (lambda: Milestone(subnet="sampled"), "`subnet` must be one of smallest, largest, got 'sampled'"),
         (lambda: SandwichArguments(milestone=Milestone()), "`milestone` is looked for at each evaluation"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_new_swin_has_the_sizes_asked_for() -> None:
     config: Any = model.config
     assert (config.hidden_sizes, config.depths, config.num_heads) == ([16, 32], [1, 2], [2, 4])
     assert (config.window_size, config.id2label) == (4, dict(enumerate(LABELS)))
-    with pytest.raises(ValueError, match="`depths` must be numbers of 1 or more"):
+    with pytest.raises(ValueError, match=r"`depths\[1\]` must be a whole number from 1"):
         PretrainClassifierArguments(**{**SIZES, "depths": [2, 0]})
 
 

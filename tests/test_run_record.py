@@ -79,7 +79,7 @@ def test_one_seed_is_everyones_but_not_of_what_is_compared() -> None:
     assert (recipe.evaluate.seed, recipe.data.shapes_seed) == (0, 0)
     ofb = OfbRecipe(seed=12, model=OfbModelArguments(name="org/vit"))
     assert [section.seed for section in (ofb.data, ofb.pretrain, ofb.search, ofb.finetune)] == [12] * 4
-    with pytest.raises(ValueError, match="`seed` must be a whole number from 0 to 2\\*\\*32 - 1, got -1"):
+    with pytest.raises(ValueError, match="`seed` must be a whole number from 0 to 2\\*\\*32 - 1 or null, got -1"):
         Recipe(seed=-1, pretrain=PretrainArguments(enabled=True))
 
 

@@ -392,9 +392,9 @@ def test_other_rows_or_workers_are_another_run(scenes: Path, stock_folder: Path,
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"source": "shapes"}, "`data.streaming` is for stored images"),
-        ({"shuffle_buffer": 0}, "`data.shuffle_buffer` must be at least 1, got 0"),
-        ({"on_error": "ignore"}, "`data.on_error` must be 'raise' or 'skip', got 'ignore'"),
+        ({"source": "shapes"}, "`streaming` is for stored images"),
+        ({"shuffle_buffer": 0}, "`shuffle_buffer` must be a whole number from 1 to 1,000,000,000, got 0"),
+        ({"on_error": "ignore"}, "`on_error` must be one of raise, skip, got 'ignore'"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(values: dict[str, Any], said: str) -> None:

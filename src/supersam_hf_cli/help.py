@@ -26,7 +26,7 @@ def _of(section: str, *names: str) -> tuple[str, ...]:
 SHORT: dict[str, tuple[str, ...]] = {
     "run": (
         *("config", "output_dir", "dry_run", "redo", "seed", "model.name", *DATA),
-        *("holdout_images", "pretrain.enabled", "rank_layers.enabled", "train.max_steps", "train.learning_rate"),
+        *("holdout_images", "pretrain.enabled", "train.max_steps", "train.learning_rate"),
         *("train.mixed_precision", *BUDGET[:3], "search.trials"),
     ),
     "pretrain": (

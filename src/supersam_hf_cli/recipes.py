@@ -40,13 +40,14 @@ def read_text(path: str | Path) -> str:
     """A text file of at most `MOST_BYTES`. Raises `RecipeError` for anything else, without waiting for a pipe."""
     try:
         # a pipe that nobody writes to is opened at once, and refused
-        descriptor = os.open(Path(path).expanduser(), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(os.path.expanduser(path), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError(f"cannot be read: {reason}") from error
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise RecipeError("is no ordinary file (but a folder, a pipe or a device)")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RecipeError("is no ordinary file (but a folder, a pipe or a device)")
+    with os.fdopen(descriptor, "rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise RecipeError(f"is larger than {MOST_BYTES / 1e6:g} MB, so it is no recipe")
