@@ -204,13 +204,13 @@ def test_a_run_keeps_the_values_that_it_was_begun_with(stock_folder: Path, tmp_p
     options = ["--model.name", str(stock_folder), "--output_dir", str(tmp_path / "run"), "--data.source", "shapes"]
     options += ["--train.eval_steps", "5", "--train.milestone.miou", "0.7", "--bimask.max_steps", "40"]
     options += ["--train.resume_from_checkpoint", "null"]
-    assert main(["extract", *options, "--subnet", "nothing.json"]) == 2  # begun, and ended early
+    assert main(["extract", *options, "--subnet", "largest"]) == 0
     kept = tmp_path / "run" / "recipe.yaml"
     again = recipe_of("train", "--config", str(kept), "--bimask.max_steps", "60")
     assert (again.model.name, again.train.milestone.miou) == (str(stock_folder), 0.7)
     assert (again.bimask.search_steps, again.train.resume_from_checkpoint) == (30, "latest")
     before = kept.read_bytes()
-    assert main(["extract", *options, "--subnet", "nothing.json", "--data.batch_size", "3"]) == 2
+    assert main(["extract", *options, "--subnet", "largest", "--data.batch_size", "3"]) == 0
     assert kept.read_bytes() == before
 
 

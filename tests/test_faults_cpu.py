@@ -64,7 +64,7 @@ def test_no_cpus_int8_products_saturate(name: str, request: pytest.FixtureReques
 
 def test_a_deployed_sam_is_evaluated_as_its_original(stock_folder: Path, sam_folder: Path) -> None:
     model = SuperSamModel.from_pretrained(stock_folder).eval()
-    samples = SamSamples(SampleArguments(num_images=3), SuperSamProcessor.from_pretrained(stock_folder), model)
+    samples = SamSamples(SampleArguments(max_eval_images=3), SuperSamProcessor.from_pretrained(stock_folder), model)
     wanted = evaluate(model, samples.loader, multimask=False).miou
     assert samples.quality(model) == pytest.approx(wanted, abs=1e-6)
     assert samples.quality(OnnxSam(sam_folder)) == pytest.approx(wanted, abs=1e-3)

@@ -331,7 +331,7 @@ def prompted(args: DataArguments, processor: Any, training: bool, log: SkipLog |
 def test_a_mask_of_another_size_is_skipped_when_streaming(tmp_path: Path) -> None:
     cells = {"image": [Image.fromarray(scene()[:, 1:])], "image_id": ["odd"], "objects": [objects_of(square())]}
     dataset = datasets.Dataset.from_dict(cells, features=supersam_hf.data.canonical_features())
-    args = DataArguments(source="", on_error="skip", min_area=1)
+    args = DataArguments(source="rows", on_error="skip", min_area=1)
     samples = PromptDataset(dataset, SuperSamImageProcessor(), args, training=False)
     assert not samples[0]["object_mask"].any()
 

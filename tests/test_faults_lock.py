@@ -51,7 +51,7 @@ def test_a_second_process_is_refused_and_told_who_writes(tmp_path: Path) -> None
     [
         ["run", "--pretrain.enabled", "true"],
         ["measure", "--pretrain.enabled", "true"],
-        ["ofb", "run", "--pretrain.enabled", "true"],
+        ["ofb", "run", "--pretrain.enabled", "true", "--search.max_macs", "0.5"],
         ["segment", "--model.name", "VIT"],
     ],
 )

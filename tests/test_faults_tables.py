@@ -125,7 +125,7 @@ def test_columns_of_a_segmenter_and_of_prepare_have_any_names(tmp_path: Path) ->
     rows = load_label_maps(SemanticArguments(str(tmp_path), format="foreground", columns=OTHERS), "train").rows
     assert [int(rows.read(index)["labels"].sum()) for index in range(3)] == [248] * 3
     out = str(tmp_path / "out")
-    assert main(["prepare", str(tmp_path), "--output_dir", out, "--columns", "image=img", "instances=mask"]) == 0
+    assert main(["prepare", str(tmp_path), "--output_dir", out, "--data.columns", "image=img", "instances=mask"]) == 0
     assert load_source(DataArguments(out), "train")[0]["objects"]["area"] == [120, 128]
     (tmp_path / "labels").mkdir()
     labelled(image="img", label="y").to_parquet(tmp_path / "labels" / "train.parquet")
@@ -162,8 +162,8 @@ def test_columns_that_are_not_there_are_told(tmp_path: Path, streaming: bool) ->
     ("columns", "said"),
     [
         ({"imge": "img"}, r"\['imge'\]; it maps image, "),
-        ({"image": 3}, "`data.columns.image` must be the name of a column, got 3"),
-        ({"image": ""}, "`data.columns.image` must be the name of a column, got ''"),
+        ({"image": 3}, "`columns.image` must be text that is not empty, got 3"),
+        ({"image": ""}, "`columns.image` must be text that is not empty, got ''"),
     ],
 )
 @pytest.mark.parametrize("kind", [DataArguments, ImageClassificationArguments, SemanticArguments])

@@ -559,9 +559,9 @@ def test_an_extracted_subnet_is_adapted_by_stock_peft(
         ("supernet", {"adapt__subnet": "enormous"}, "'enormous'"),
         ("subnet", {"adapt__subnet": "smallest"}, "it is no supernet"),
         ("subnet", {"adapt__targets": "[nowhere]"}, "nowhere"),
-        ("subnet", {"adapt__targets": "[]"}, "`targets` must name at least one linear layer"),
+        ("subnet", {"adapt__targets": "[]"}, "`adapt.targets` must name at least one linear layer"),
         ("supernet", {"adapt__targets": "[lin1, neck.conv1]"}, "neck.conv1, a Conv2d"),
-        ("subnet", {"adapt__r": 0}, "`r` must be 1 or more"),
+        ("subnet", {"adapt__r": 0}, "`adapt.r` must be a whole number from 1"),
     ],
 )
 def test_bad_requests_end_before_any_work(

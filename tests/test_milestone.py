@@ -117,7 +117,7 @@ def test_it_changes_nothing_else(tmp_path: Path, stock_folder: Path, shapes_load
     weights: list[dict[str, torch.Tensor]] = []
     for name, milestone in (("with", Milestone(miou=0.5)), ("without", None)):
         train(tmp_path / name, stock_folder, shapes_loader(), milestone)
-        (file,) = (tmp_path / name / "checkpoint-00000008").glob("model*")
+        (file,) = (tmp_path / name / "checkpoint-00000008").glob("model*.safetensors")
         weights.append(load_file(file))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

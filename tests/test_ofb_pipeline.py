@@ -125,6 +125,7 @@ def test_a_folder_begun_from_another_model_is_refused(
 def test_a_folder_of_a_supersam_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Both may have trained their model themselves; `--redo` would make that one anew."""
     (tmp_path / "start.json").write_text('{"pretrain": true}')
+    (tmp_path / "pretrained").mkdir()  # it has made something
     assert main(argv(tmp_path)) == 2
     told = capsys.readouterr().err
     assert "was begun from another model" in told

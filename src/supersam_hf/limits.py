@@ -2,8 +2,9 @@
 
 import math
 import re
+import sys
 
-from .fields import FieldError
+from .fields import FieldError, shown
 
 
 # A limit above 1 counts parameters or operations. No model has fewer than this: 1.5 or 60 are meant as something else.
@@ -30,16 +31,16 @@ def parse_limit(name: str, value: "float | str | None", whole: str = "the whole"
     number = _number(value)
     if number is None or not (0 < number <= 1 or LEAST_COUNT <= number < math.inf):
         hint = f"; for {number:g} % of {whole} write {number:g}%" if number is not None and 1 < number <= 100 else ""
-        raise FieldError(name, f"must be {ACCEPTED}{hint}, got {value!r}.")
+        raise FieldError(name, f"must be {ACCEPTED}{hint}, got {shown(value)}.")
     return number
 
 
 def _number(value: "float | str") -> float | None:
     """The number that is written; None where there is none."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if not isinstance(value, str):
-        return float(value)
+        return float(min(value, sys.float_info.max))
     written = WRITTEN.fullmatch(value)
     if written is None:
         return None

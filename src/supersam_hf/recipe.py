@@ -127,7 +127,7 @@ class RankArguments(Checked):
     """Length of the greedy removal, in layers."""
     max_drop: ClosedUnitInterval = 0.1
     """Largest relative loss of mIoU that the proposed prunable set may cost."""
-    max_prunable: Count | None = None
+    max_prunable: Whole | None = None
     """Most layers proposed; null: 5 of 12."""
 
 

@@ -45,18 +45,25 @@ def run_segmenter(recipe: SegmenterRecipe) -> dict[str, Any]:
         ValueError: If the run's folder is of another recipe; before anything is done, naming all that does not fit.
     """
     state, folder = join_processes(), Path(recipe.output_dir)
+    found = _looked_at(recipe, folder)
     with ExitStack() as stack:
         on_main(state, lambda: stack.enter_context(sole_writer(folder)))
-        return _run(recipe, state, folder)
+        return _run(recipe, state, folder, found)
 
 
-def _run(recipe: SegmenterRecipe, state: PartialState, folder: Path) -> dict[str, Any]:
-    saved = folder / "segmenter"
-    there = (saved / "config.json").is_file()
+def _looked_at(recipe: SegmenterRecipe, folder: Path) -> dict[Part, Labelled]:
+    """The splits that are needed, once all that is known to fail is refused: before the folder is made."""
+    there = (folder / "segmenter" / "config.json").is_file()
     if there:
         _check_same(recipe, folder)
     found, problems = look(recipe, there)
     refuse(problems)
+    return found
+
+
+def _run(recipe: SegmenterRecipe, state: PartialState, folder: Path, found: dict[Part, Labelled]) -> dict[str, Any]:
+    saved = folder / "segmenter"
+    there = "train" not in found
     evaluation = _dataset(recipe, found["eval"], folder, training=False)
     if not there:
         training = _dataset(recipe, found["train"], folder, training=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from accelerate import PartialState
 
-from ..fields import Checked, ClosedUnitInterval, Count, FieldError, Positive, Seed, Text
+from ..fields import Checked, ClosedUnitInterval, Count, FieldError, Positive, Seed
 from ..limits import parse_limit
 from ..models.supersam.elastic_supersam import ElasticSpace
 from ..spread import on_main
@@ -36,9 +36,9 @@ class SearchArguments(Checked):
     """How many distinct subnets are run on images."""
     goal: Goal = "quality"
     """Maximise "quality", or minimise "params" or "macs" among the subnets that reach min_quality."""
-    max_params: Positive | Text | None = None
+    max_params: float | str | None = None
     """Most parameters: a share of the largest subnet's (0.6, 60%) or a count (60e6, 60M)."""
-    max_macs: Positive | Text | None = None
+    max_macs: float | str | None = None
     """Most multiply-accumulates: a share of the largest subnet's (0.6, 60%) or a count (60e9, 60G)."""
     max_latency_ms: Positive | None = None
     """Longest run time in milliseconds, measured on this machine."""
@@ -52,11 +52,11 @@ class SearchArguments(Checked):
     """Most proposals, the rejected and repeated ones included; 100 a trial if not given."""
 
     def __post_init__(self) -> None:
+        for name in ("max_params", "max_macs"):
+            setattr(self, name, parse_limit(name, getattr(self, name), "the largest subnet"))
         super().__post_init__()
         if self.max_asks is not None and self.max_asks < self.trials:
             raise FieldError("max_asks", f"must be `trials` ({self.trials}) or more, got {self.max_asks}.")
-        for name in ("max_params", "max_macs"):
-            setattr(self, name, parse_limit(name, getattr(self, name), "the largest subnet"))
         check_goal(self.goal, self.budget)
 
     @property

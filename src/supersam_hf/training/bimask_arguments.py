@@ -13,7 +13,6 @@ from ..fields import (
     NonNegative,
     Place,
     Positive,
-    Text,
 )
 from ..limits import parse_limit
 from .arguments import EngineArguments
@@ -52,9 +51,9 @@ class MaskSearchArguments(EngineArguments):
     preset: Literal["paper", "official"] = "paper"
     """What the nulls below stand for where paper and released code differ; in a recipe also what an empty `space` is
     (released: heads [2, null, 2], embedding_max_step 12; Table 1 for both: give embedding_max_step 10000)."""
-    max_macs: Positive | Text | None = None
+    max_macs: float | str | None = None
     """Budget in multiply-accumulates per image: a share of the original's (0.5, 50%) or a count (1.3e9, 1.3G)."""
-    max_params: Positive | Text | None = None
+    max_params: float | str | None = None
     """Budget in parameters, instead: a share of the original's (0.5, 50%) or a count (60e6, 60M)."""
     search_steps: Count | None = None
     """Steps until everything is decided and the budget holds; the rest trains what was found. null: half of
@@ -104,6 +103,8 @@ class MaskSearchArguments(EngineArguments):
     """Ordinal weight sharing, the paper's baseline: units are ranked by index, not by importance."""
 
     def __post_init__(self) -> None:
+        for name in ("max_macs", "max_params"):
+            setattr(self, name, parse_limit(name, getattr(self, name), "the original"))
         super().__post_init__()
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name, value) is None:
@@ -112,8 +113,6 @@ class MaskSearchArguments(EngineArguments):
             self.search_steps = max(1, self.max_steps // 2)
         if self.search_steps > self.max_steps:
             raise FieldError("search_steps", f"must lie in 1 to max_steps {self.max_steps}, got {self.search_steps}.")
-        for name in ("max_macs", "max_params"):
-            setattr(self, name, parse_limit(name, getattr(self, name), "the original"))
 
     @property
     def limits(self) -> tuple[float | None, float | None]:
