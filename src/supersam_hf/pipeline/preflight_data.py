@@ -11,11 +11,11 @@ from ..data.arguments import FileLayout
 from ..data.classification import stream_classification
 from ..data.image_folder import is_image_folder
 from ..data.layouts.find import find_layout, layout_splits
-from ..data.load import layout_of, peek_source
+from ..data.load import find_format, peek_source
 from ..data.parquet_files import NotParquetError
 from ..data.shape_classes import CLASS_NAMES
 from ..data.source import Source, UnreadableError
-from ..data.splits import NoSplitError, hub_splits, is_saved, resolve_split, split_slice
+from ..data.splits import NoSplitError, check_local, hub_splits, is_saved, resolve_split, split_slice
 from ..data.stored import stored_splits
 from .preflight import Problems, check_installed
 
@@ -63,7 +63,8 @@ def _with_layout(args: DataArguments, problems: Problems) -> DataArguments | Non
         if not path.exists():
             hub_splits(args.source, args.config_name, args.revision)
             return args
-        layout = layout_of(args)
+        check_local(args.source, config_name=args.config_name, revision=args.revision)
+        layout = find_format(args.source) if args.format == "auto" else args.format
         if layout in get_args(FileLayout) and _has_layout(path, layout):
             return args
         there = None if is_saved(path) else find_layout(path)
