@@ -176,7 +176,7 @@ RECIPES = [
     ("run", "data: {batch_size: null}", "`data.batch_size` must be a whole number from 1"),
     ("run", "data: {format: null}", "`data.format` must be one of auto, shapes"),
     ("run", "space: {prune_probability: .nan}", "`space.prune_probability"),
-    ("run", "search: {max_params: .nan}", "`search.max_params` must be a number above 0"),
+    ("run", "search: {max_params: .nan}", "`search.max_params` must be a share above 0"),
     ("run", "search: {goal: null}", "`search.goal` must be one of quality, params, macs"),
     ("run", "energy: {kg_per_kwh: .nan}", "`energy.kg_per_kwh` must be a number of 0 or more"),
     ("ofb run", "search: {score_mean: .nan}", "`search.score_mean` must be a number"),

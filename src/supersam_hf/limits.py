@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 
 from .fields import FieldError, shown
 
@@ -40,7 +39,7 @@ def _number(value: "float | str") -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if not isinstance(value, str):
-        return float(min(value, sys.float_info.max))
+        return float(value) if abs(value) < 10**300 else math.inf  # whole numbers may be beyond what a float holds
     written = WRITTEN.fullmatch(value)
     if written is None:
         return None

@@ -115,8 +115,8 @@ def _check_layer_widths(per_layer_config: Any) -> None:
 
 def _check_scale(scale: Any) -> None:
     """Raises `ValueError` for a standard deviation of the positions' random features that is none."""
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
-        raise ValueError(f"`scale` must be a finite number above 0, got {scale!r}.")
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < float("inf"):
+        raise ValueError(f"`scale` must be a finite number of 0 or more, got {scale!r}.")
 
 
 def _check_part(name: str, part: Any) -> None:
