@@ -141,6 +141,7 @@ def test_a_file_listed_as_two_images_is_told(tmp_path: Path, caplog: pytest.LogC
         ("images", "id", True, "an `id` is True"),
         ("images", "height", "tall", "the `height` of an image is 'tall'"),
         ("images", "width", 0, "the `width` of an image is 0"),
+        ("images", "height", 2**63, f"the `height` of an image is {2**63}"),
         ("images", "file_name", 7, "the `file_name` of an image is 7"),
         ("annotations", "image_id", None, "an `image_id` is None"),
         ("annotations", "image_id", 1.5, "an `image_id` is 1.5"),
@@ -153,6 +154,13 @@ def test_fields_of_another_type_are_named(tmp_path: Path, kind: str, field: str,
     content[kind][0][field] = value
     with pytest.raises(ValueError, match=f"instances_train.json is not of COCO's form: {said}"):
         load_source(write_coco(tmp_path, content), "train")
+
+
+@pytest.mark.parametrize("kind", ["images", "annotations"])
+@pytest.mark.parametrize("value", ["", {}, None])
+def test_what_is_no_list_is_named(tmp_path: Path, kind: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"instances_train.json is not of COCO's form: its `{kind}` is"):
+        load_source(write_coco(tmp_path, {**coco(tmp_path), kind: value}), "train")
 
 
 def test_results_of_coco_are_no_annotations(tmp_path: Path) -> None:
@@ -196,6 +204,7 @@ def test_polygons_in_other_forms_are_the_same(tmp_path: Path, segmentation: Any)
         ([[10, 10, 40, 10, 40, 40, 10]], "A polygon of image '0.png' is"),
         ([["10", 10, 40, 10, 40, 40]], "A polygon of image '0.png' is"),
         ([[None, 10, 40, 10, 40, 40]], "A polygon of image '0.png' is"),
+        ([[10, True, 40, 10, 40, 40]], "A polygon of image '0.png' is"),
         ([{"x": 1}], "A polygon of image '0.png' is"),
         ("polygon", "A `segmentation` of image '0.png' is 'polygon'"),
         ({"size": [96, 128]}, "no `size`.* with `counts`"),

@@ -34,6 +34,18 @@ UNMARKED, RECORDS = b"tEXtSoftware\0Matplotlib version", ("start.json", "results
 LOOKED_AT = 4096
 
 
+def read_json(path: Path) -> Any:
+    """The data of a JSON file.
+
+    Raises:
+        ValueError: If it is no JSON, naming the file: a run's folder may come from elsewhere, or from a full disk.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged and cannot be read: {error}.") from error
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes aside, then renames: whole or not at all."""
     write_whole(path, json.dumps(data, indent=2) + "\n")

@@ -1,7 +1,6 @@
 """`supersam-hf push`: a run, or the folder of a model or an adapter, published on the Hub."""
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -133,14 +132,14 @@ def _segmenter(
     folder: Path, args: argparse.Namespace, options: dict[str, Any]
 ) -> tuple[Path, dict[str, Any], str | None]:
     """Of a run of `supersam-hf segment`: its folder lies as it is published."""
-    from ..files import check_links
+    from ..files import check_links, read_json
 
     check_links(folder)
     if args.name not in (None, "segmenter"):
         raise ValueError(f"`--name` is {args.name!r}; a run of `supersam-hf segment` has its segmenter only.")
     results = folder / "results.json"
     pinned = args.revision is None and not args.create_pr and results.is_file()
-    weights = json.loads(results.read_text(encoding="utf-8"))["weights"][:8] if pinned else None
+    weights = read_json(results)["weights"][:8] if pinned else None
     return folder / "segmenter", options, None if weights is None else f"weights-{weights}"
 
 

@@ -87,9 +87,15 @@ def _outline(polygon: Any, name: str) -> np.ndarray:
     if values.size == 0:
         return np.zeros((0, 2))
     flat = values.ndim == 1 and len(values) % 2 == 0
-    if values.dtype.kind not in "iuf" or not (flat or (values.ndim == 2 and values.shape[1] == 2)):
+    # true and false would be 1 and 0
+    truths = any(number is True or number is False for part in polygon for number in _as_list(part))
+    if truths or values.dtype.kind not in "iuf" or not (flat or (values.ndim == 2 and values.shape[1] == 2)):
         raise ValueError(f"A polygon of image {name!r} is {str(polygon):.60}; {CORNERS}.")
     return values.reshape(-1, 2).astype(np.float64)
+
+
+def _as_list(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [part]
 
 
 def _check_outline(outline: np.ndarray, size: tuple[int, int], name: str) -> None:

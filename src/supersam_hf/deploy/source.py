@@ -1,12 +1,12 @@
 """The model that is deployed, and its processor."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, PreTrainedConfig
 
+from ..files import read_json
 from ..models.classifiers import CLASSIFIERS
 from ..models.supersam import Subnet, SuperSamModel, SuperSamProcessor
 
@@ -31,7 +31,7 @@ def load_model(name: str, subnet: str | None = None, revision: str | None = None
     if kind in SAMS:
         chosen: Any = subnet
         if subnet is not None and subnet.endswith(".json"):
-            chosen = Subnet.from_dict(json.loads(Path(subnet).read_text()))
+            chosen = Subnet.from_dict(read_json(Path(subnet)))
         model = SuperSamModel.from_pretrained(name, subnet=chosen, dtype=torch.float32, **hub).eval()
         return model, SuperSamProcessor.for_config(model.config)
     if kind not in CLASSIFIERS:

@@ -1,9 +1,9 @@
 """SuperSAM, Fig. 3: what the removal of layers costs."""
 
-import json
 from functools import partial
 from typing import Any
 
+from ..files import read_json
 from ..plots.experiments import plot_removals
 from .comparison import Comparison
 from .runs import ExperimentRuns
@@ -14,7 +14,7 @@ def compare_fig3(runs: ExperimentRuns) -> Comparison:
     """mIoU with each layer removed and with more and more, over seeds, which draw other prompts."""
     args = runs.args
     (variant,) = args.variants
-    rankings = [json.loads((runs.path(variant, seed) / "ranking.json").read_text()) for seed in args.seeds]
+    rankings = [read_json(runs.path(variant, seed) / "ranking.json") for seed in args.seeds]
     full = Spread.of([ranking["full"]["quality"] for ranking in rankings])
     whole = rankings[0]["full"]["params"]
     single = {layer: Spread.of([r["single"][layer]["quality"] for r in rankings]) for layer in range(_depth(rankings))}

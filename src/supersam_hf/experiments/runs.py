@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from ..cli import recipe_parser
 from ..fields import build
+from ..files import read_json
 from ..hub.tables import duration
 from ..pipeline import report
 from ..pipeline.context import Run
@@ -103,7 +104,7 @@ class ExperimentRuns:
             # A variant that says nothing of layers; the folder is that of Fig. 3.
             run = Run(self.recipe("layers", SHARED_SEED))
             complete(run, NEEDED["fig3_layers"])
-            layers = json.loads((run.folder / "ranking.json").read_text())["prunable_layers"]
+            layers = read_json(run.folder / "ranking.json")["prunable_layers"]
             self.shared["space.prunable_layers"] = layers
 
     @staticmethod

@@ -1,11 +1,11 @@
 """SuperSAM, Figs. 4 and 5: sampled subnets of supernets that were trained in different ways."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from ..escape import figure, prose
+from ..files import read_json
 from ..plots.experiments import plot_supernets
 from .comparison import Comparison
 from .runs import ExperimentRuns
@@ -41,7 +41,7 @@ def _rows(runs: ExperimentRuns) -> list[dict[str, Any]]:
     lines = []
     for variant in runs.args.variants:
         for seed in runs.args.seeds:
-            results = json.loads((runs.path(variant, seed) / "results.json").read_text())
+            results = read_json(runs.path(variant, seed) / "results.json")
             keys = ("name", "kind", "params", "params_weights_only", "macs", "miou")
             found = [row for row in results["rows"] if row["kind"] in KINDS]
             lines += [{"variant": variant, "seed": seed, **{key: row[key] for key in keys}} for row in found]

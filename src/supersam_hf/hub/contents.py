@@ -1,6 +1,5 @@
 """What is pushed: a folder as it is, or one exported from a model on the way."""
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from ..files import check_empty, write_json
+from ..files import check_empty, read_json, write_json
 from ..models.supersam import SuperSamProcessor
 from .folder import AUTO_MAPS, OURS, PROCESSOR_AUTO_MAP, PUBLISHED, export, published_class
 from .readme import adapter_readme
@@ -115,7 +114,7 @@ def prepared(
     if folder_kind(folder) == "adapter" and set(options) <= {"card"}:
         return _adapter(folder, scratch, options.get("card"))
     if folder_kind(folder) == "model":
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         name = published_class(config)
         if name is not None and (options or not _has_code(folder, config, name)):
             return _exported_again(folder, name, scratch, {**(where or {}), **options})
@@ -147,7 +146,7 @@ def folder_kind(folder: Path) -> Kind:
 def _adapter(folder: Path, scratch: Path, card: str | None) -> Path:
     """The adapter with its card. A base that is a folder of this computer says nothing to others and is left out, of
     the config as of a card that names it; so is peft's own card that nobody has filled in."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "adapter_config.json")
     base = config.get("base_model_name_or_path")
     local = base is not None and not is_hub_id(base)
     rewritten = card is None and _is_unfit(folder / "README.md", base if local else None)
@@ -199,7 +198,7 @@ def _exported_again(folder: Path, name: str, scratch: Path, options: Mapping[str
     found: dict[str, Any] = {"figures": {name: path for name, path in files.items() if path.suffix in FIGURES}}
     for record in ("search", "pareto"):
         if f"{record}.json" in files:
-            found[record] = json.loads((folder / f"{record}.json").read_text(encoding="utf-8"))
+            found[record] = read_json(folder / f"{record}.json")
     if (folder / "README.md").is_file() and not options.get("stock"):
         found["card"] = (folder / "README.md").read_text(encoding="utf-8")
     model = PUBLISHED[name].from_pretrained(folder)

@@ -1,6 +1,5 @@
 """A model as a folder that anyone can load: config, safetensors, processor, code, model card, search record."""
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel, SamProcessor
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 
-from ..files import write_json, written_aside
+from ..files import read_json, write_json, written_aside
 from ..models.classifiers import CLASSIFIER_CLASSES, SEGMENTER_CLASSES
 from ..models.supersam import SuperSamImageProcessor, SuperSamModel, SuperSamProcessor
 from .readme import plain_readme, signed
@@ -151,7 +150,7 @@ def check_replaceable(folder: Path) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     config = folder / "config.json"
-    model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    model_type = read_json(config).get("model_type") if config.is_file() else None
     if model_type not in (*MODEL_TYPES, "sam"):
         raise ValueError(
             f"`folder` {folder} holds something else than a model (no config.json of type {[*MODEL_TYPES, 'sam']}) "
@@ -222,7 +221,7 @@ def _write_processor(model: Any, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
     # AutoImageProcessor reads the inner part, AutoProcessor the whole
     path = folder / "processor_config.json"
-    inner = json.loads(path.read_text(encoding="utf-8"))["image_processor"]
+    inner = read_json(path)["image_processor"]
     _update_json(path, {"auto_map": PROCESSOR_AUTO_MAP, "image_processor": {**inner, "auto_map": PROCESSOR_AUTO_MAP}})
     _copy_code(type(processor), folder)
 
@@ -235,4 +234,4 @@ def _copy_code(owner: type, folder: Path) -> None:
 
 
 def _update_json(path: Path, values: dict[str, Any]) -> None:
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
+    write_json(path, {**read_json(path), **values})

@@ -1,7 +1,6 @@
 """README.md on the Hub: the text that is there stays, its metadata is brought up to date."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
 from ..escape import python
+from ..files import read_json
 
 
 # Where an exported folder's own card says what its snippet loads.
@@ -152,7 +152,7 @@ processor = {processor}.from_pretrained({arguments})
 
 def adapter_readme(folder: Path) -> str:
     """The metadata of an adapter that comes without a card: where it belongs, if its config says so."""
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     data = ModelCardData(library_name="peft", base_model=base)
     return f"---\n{data.to_yaml()}\n---\n"
 

@@ -1,6 +1,5 @@
 """Which files of a folder are sent: those that an export writes, and those that are named. Everything else stays."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ..files import leads_within
+from ..files import leads_within, read_json
 
 
 Kind = Literal["model", "adapter", "dataset"]
@@ -128,7 +127,7 @@ def _check_shards(files: Mapping[str, Path], folder: Path) -> None:
     """`ValueError` where the index of sharded weights names a file that is not among them: it could lie anywhere."""
     if INDEX not in files:
         return
-    index = json.loads(files[INDEX].read_text(encoding="utf-8"))
+    index = read_json(files[INDEX])
     others = sorted({str(name) for name in index.get("weight_map", {}).values()} - set(files))
     if others:
         raise ValueError(f"{INDEX} of {folder} names {others}, which are no shards of weights beside it.")

@@ -1,7 +1,7 @@
 """What a stretch of work cost, over all its sittings: time, electricity, carbon, iterations, images."""
 
-import json
 import logging
+import math
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..files import write_json
+from ..files import read_json, write_json
 from .energy import EnergyArguments, EnergyMeter
 
 
@@ -120,8 +120,27 @@ class CostMeter:
 
 
 def read_sittings(path: Path) -> list[dict[str, Any]]:
-    """The sittings that a [`CostMeter`] left in a file, oldest first."""
-    return json.loads(path.read_text(encoding="utf-8"))["sittings"]
+    """The sittings that a [`CostMeter`] left in a file, oldest first.
+
+    Raises:
+        ValueError: If the file holds something else, naming it.
+    """
+    data = read_json(path)
+    sittings = data.get("sittings") if isinstance(data, dict) else None
+    if not isinstance(sittings, list) or not all(_is_sitting(sitting) for sitting in sittings):
+        raise ValueError(f"{path} does not hold the costs of a stage, as this package writes them.")
+    return sittings
+
+
+def _is_sitting(sitting: Any) -> bool:
+    """Whether JSON data is what a [`CostMeter`] writes of a sitting."""
+    if not isinstance(sitting, dict):
+        return False
+    values = [sitting.get(name, "") for name in ("seconds", "iterations", "images", "samples")]
+    values += [sitting.get(name, "") or 0 for name in ("energy_kwh", "emissions_kg", "kg_per_kwh")]
+    texts = [sitting.get(name, 0) for name in ("country", "method", "hardware")]
+    numbers = all(type(value) in (int, float) and 0 <= value < math.inf for value in values)
+    return numbers and all(text is None or isinstance(text, str) for text in texts)
 
 
 def total_cost(sittings: list[dict[str, Any]]) -> Cost:

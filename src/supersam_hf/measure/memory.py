@@ -13,6 +13,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from ..files import read_json
 from ..models.supersam.elastic_supersam import Subnet
 
 
@@ -88,7 +89,7 @@ def _description(model: PreTrainedModel, inputs: dict[str, Any], subnet: Subnet 
 
 def report_peak(folder: str) -> None:
     """Runs in the fresh process: prints by how many bytes one forward of the described model raises the peak."""
-    run = json.loads(Path(folder, "run.json").read_text())
+    run = read_json(Path(folder, "run.json"))
     torch.set_num_threads(run["threads"])
     model_class = getattr(importlib.import_module(run["module"]), run["class"])
     config = model_class.config_class.from_pretrained(folder)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ..data import PromptDataset, PromptStream, build_loader, load_source, open_source
 from ..data.ranges import RowRange
-from ..files import changed_keys
+from ..files import changed_keys, read_json
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
 from ..models.supersam.pareto_supersam import ParetoFront
 from ..recipe import Recipe
@@ -130,7 +130,7 @@ class Run(RunFolder):
         given = {key: value for key, value in asdict(self.recipe.space).items() if value is not None}
         ranking = self.folder / "ranking.json"
         if stored is None and "prunable_layers" not in given and ranking.exists():
-            given["prunable_layers"] = json.loads(ranking.read_text())["prunable_layers"]
+            given["prunable_layers"] = read_json(ranking)["prunable_layers"]
         if stored is not None:
             self._check_space(given, stored)
             return ElasticSpace.from_dict(stored)
@@ -170,7 +170,7 @@ class Run(RunFolder):
                 f"`subnet` is {name!r}, but there is no {path}: give a JSON file, `largest` or `smallest`, "
                 "or search first."
             )
-        data = json.loads(path.read_text())
+        data = read_json(path)
         if name == "found":
             if data["best"] is None:
                 raise ValueError(f"The search found no subnet within the budget; {path} says which came nearest.")
@@ -183,7 +183,7 @@ class Run(RunFolder):
         """From this run's search, else from the front that the model's folder or repository carries."""
         path, args = self.folder / "search.json", self.recipe.model
         if path.exists():
-            front = json.loads(path.read_text())["front"]
+            front = read_json(path)["front"]
             named = named_front(front)
             if name not in named:
                 raise ValueError(f"`subnet` is {name!r}; {path} has {', '.join(named) or 'no points'}.")

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.skipped import SkipLog
-from ..files import changed_keys, write_whole, written_aside
+from ..files import changed_keys, read_json, write_whole, written_aside
 from ..lock import sole_writer
 from ..measure.cost import CostMeter
 from ..processes import join_processes
@@ -66,7 +66,7 @@ class RunFolder:
         """One folder, one model to start from: what lies there must not stand in for another model."""
         record = self.folder / START_FILE
         begun = record.exists() and self._made()
-        changed = changed_keys(json.loads(record.read_text()), self.start) if begun else []
+        changed = changed_keys(read_json(record), self.start) if begun else []
         if changed:
             raise ValueError(
                 f"{self.folder} was begun from another model ({', '.join(changed)} in {record} differ). "

@@ -1,6 +1,5 @@
 """The report of an OFB run: accuracy and cost of original, searched and retrained model, and how fast they are."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
-from ..files import fingerprint, write_json, write_whole
+from ..files import fingerprint, read_json, write_json, write_whole
 from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from .costs import run_costs
@@ -127,7 +126,7 @@ def _write(run: OfbRun, table: list[Row]) -> str:
         "data": known_images(run),
         "rows": table,
         "costs": run_costs(run.folder),
-        "search": json.loads(found.read_text()) if found.exists() else None,
+        "search": read_json(found) if found.exists() else None,
     }
     write_json(run.folder / "results.json", results)
     text = results_table(table, "trained here" if run.recipe.pretrain.enabled else "")

@@ -1,13 +1,12 @@
 """One function a stage of OFB. Each reads what earlier stages left in the run's folder and leaves its own output."""
 
-import json
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
-from ..files import write_json
+from ..files import read_json, write_json
 from ..training.bimask import train_bimask
 from ..training.checkpoints import checkpoints
 from ..training.engine import Engine
@@ -73,7 +72,7 @@ def extract(run: OfbRun) -> None:
             f"There is no finished search in {run.folder}"
             + (f"; it stands at {begun[-1].name}: `supersam-hf ofb search` goes on from there." if begun else ".")
         )
-    report = json.loads((run.folder / "search.json").read_text())
+    report = read_json(run.folder / "search.json")
     model = run.load(run.folder / "searched")
     counted = {"params": count_parameters(model.config), "macs": count_macs(model.config)}
     if any(report[key] != value for key, value in counted.items()):

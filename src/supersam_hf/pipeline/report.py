@@ -1,7 +1,6 @@
 """Evaluation before and after training, and the report of a run: table, Pareto plot, overlays."""
 
 import csv
-import json
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 from .. import __version__
 from ..elastic.cost import count_macs, count_parameters
 from ..evaluation import SubnetEvaluator, box_baseline
-from ..files import fingerprint, write_json, write_whole
+from ..files import fingerprint, read_json, write_json, write_whole
 from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from ..models.supersam import Subnet, SuperSamModel
@@ -60,7 +59,7 @@ def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
     search_file = run.folder / "search.json"
     if not run.recipe.evaluate.pareto or stands_alone(supernet.config) or not search_file.exists():
         return {}
-    front = json.loads(search_file.read_text())["front"]
+    front = read_json(search_file)["front"]
     return {name: (supernet, Subnet.from_dict(point["subnet"])) for name, point in named_front(front).items()}
 
 
@@ -134,7 +133,7 @@ def evaluate(run: Run) -> None:
 def report(run: Run) -> None:
     """As [`evaluate`], with the extracted subnet, what training changed, latencies, and overlays to look at."""
     before_file = run.folder / "evaluation_before.json"
-    before = json.loads(before_file.read_text()) if before_file.exists() else []
+    before = read_json(before_file) if before_file.exists() else []
     supernet, found = run.supernet(), run.found()
     # The found one is loaded from its folder, as a stranger would, not taken from the supernet in memory.
     rows = entries(run, supernet) | pareto_entries(run, supernet) | {"found": (found, None)}

@@ -1,6 +1,5 @@
 """Stages in order: what is done is skipped, what was made with other values is refused, what was killed goes on."""
 
-import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..files import changed_keys, write_json
+from ..files import changed_keys, read_json, write_json
 from ..measure.cost import CostMeter
 from ..measure.energy import can_track_energy
 from ..recipe import RunRecipe, read_of
@@ -114,7 +113,7 @@ def is_done(run: RunFolder, name: str, stage: Stage) -> bool:
     record = stage_record(run.folder, name)
     if not record.exists() or not (run.folder / stage.output).exists():
         return False
-    recorded, present = json.loads(record.read_text())["values"], stage.values(run.recipe)
+    recorded, present = read_json(record)["values"], stage.values(run.recipe)
     names = [name for name in stage.sections if name.partition(".")[0] in recorded]  # earlier versions left some out
     then, now = read_of(recorded, *names), read_of(present, *names)
     if not (_stops(then) or _stops(now)):

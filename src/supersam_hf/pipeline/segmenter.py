@@ -1,6 +1,5 @@
 """A segmenter trained, evaluated and timed, from its recipe to its files."""
 
-import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
 from ..elastic.cost import count_parameters
-from ..files import changed_keys, write_json
+from ..files import changed_keys, read_json, write_json
 from ..hub.folder import export
 from ..lock import sole_writer
 from ..models.ofb_vit import OfbViTConfig, OfbViTForSemanticSegmentation
@@ -213,7 +212,7 @@ def new_segmenter(recipe: SegmenterRecipe, label_names: list[str]) -> OfbViTForS
 
 
 def _check_same(recipe: SegmenterRecipe, folder: Path) -> None:
-    made = json.loads((folder / "recipe.json").read_text())
+    made = read_json(folder / "recipe.json")
     changed = changed_keys(_decided(made), _decided(asdict(recipe)))
     if changed:
         raise ValueError(

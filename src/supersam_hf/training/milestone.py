@@ -1,13 +1,12 @@
 """Milestones: what it took until a subnet first reached a mIoU (SuperSAM, Table I: samples to 70 % mIoU)."""
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..fields import Checked, Fraction
-from ..files import write_json
+from ..files import read_json, write_json
 from ..measure.cost import CostMeter
 
 
@@ -78,7 +77,7 @@ class MilestoneWatch:
 
 def read_milestone(path: Path) -> Any:
     """What a [`MilestoneWatch`] wrote to this file, or None."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def milestone_line(record: Any) -> str:

@@ -86,6 +86,9 @@ class Annotations:
     left_out: list[LeftOut]
 
 
+LONGEST_SIDE_DIGITS = 9  # of a side in px
+
+
 def read_annotations(file: Path) -> Annotations:
     """Reads a file of annotations and logs how many there are, and what is left out.
 
@@ -96,6 +99,9 @@ def read_annotations(file: Path) -> Annotations:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it is a {type(content).__name__}, not an object with `images` and `annotations`.")
+        for name in ("images", "annotations"):
+            if not isinstance(content[name], list):
+                raise ValueError(f"its `{name}` is {content[name]!r:.60}, not a list.")
         images = content["images"]
         names, ids = [_file_name(image) for image in images], [_key(image, "id") for image in images]
         sizes = [(_whole(image, "height"), _whole(image, "width")) for image in images]
@@ -196,10 +202,10 @@ def _key(record: dict[str, Any], name: str) -> str:
 
 
 def _whole(record: dict[str, Any], name: str) -> int:
-    """A length in px: a whole number above 0, perhaps as text."""
+    """A length in px: a whole number above 0 that a picture can have, perhaps as text."""
     text = _key(record, name)
-    if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"the `{name}` of an image is {record[name]!r}; it must be a whole number of px.")
+    if not text.isdecimal() or len(text) > LONGEST_SIDE_DIGITS or int(text) == 0:
+        raise ValueError(f"the `{name}` of an image is {record[name]!r:.60}; it must be a whole number of px.")
     return int(text)
 
 

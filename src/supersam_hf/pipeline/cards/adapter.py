@@ -1,12 +1,12 @@
 """The facts for the card of an adapter, from the files of its run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
 from ...escape import code, python
+from ...files import read_json
 from ...hub import tables
 from ...hub.facts import CardFacts, Row, Source
 from .lines import cost_note, prompt_lines, seed_limit
@@ -92,7 +92,7 @@ def _base_facts(records: RunRecords, adapt: dict[str, Any], base: Source | None)
 def _model_type(hub_id: str, revision: str | None) -> str | None:
     """As the config says that the run loaded, if the cache still has it."""
     config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
-    return json.loads(Path(config).read_text(encoding="utf-8"))["model_type"] if isinstance(config, str) else None
+    return read_json(Path(config))["model_type"] if isinstance(config, str) else None
 
 
 def _lines(adapt: dict[str, Any]) -> list[str]:

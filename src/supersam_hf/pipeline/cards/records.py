@@ -1,6 +1,5 @@
 """What a run's files say, read for its model card and its search record: facts alone, and no path of this machine."""
 
-import json
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
-from ...files import check_links
+from ...files import check_links, read_json
 from ...hub.contents import is_hub_id
 from ...hub.facts import Source, StageCost
 from ...measure.cost import read_sittings, total_cost
@@ -38,7 +37,7 @@ class RunRecords:
     def read(self, name: str) -> Any:
         """A JSON file of the run, or None."""
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -70,7 +69,7 @@ class RunRecords:
         A recipe alone would not do: it also holds the values of stages that never ran.
         """
         values, saved = self.stages.get(stage, {}).get("values", {}), checkpoints(self.folder / stage)
-        state = json.loads((saved[-1] / STATE_FILE).read_text())["run"] if saved else None
+        state = read_json(saved[-1] / STATE_FILE)["run"] if saved else None
         if values:
             known = {"batch_size": values["data"]["batch_size"], "data": values["data"]}
             processes = {} if state is None or "processes" not in state else {"processes": state["processes"]}
