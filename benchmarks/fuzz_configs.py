@@ -47,7 +47,12 @@ AT_LEAST = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_hea
 AT_LEAST |= dict.fromkeys(("intermediate_size", "image_size", "patch_size", "num_channels", "embed_dim"), 1)
 AT_LEAST |= {"window_size": 0, "output_channels": 1, "num_pos_feats": 1, "mlp_ratio": 0, "layer_norm_eps": 0}
 # What a message may name in place of a field: what no longer fits it, and the file.
-RELATED = {"mlp_dim": ("mlp_windows",), "num_attention_heads": ("attention_windows",), "largest": ("pareto.json",)}
+RELATED = {
+    "mlp_dim": ("mlp_windows",),
+    "num_attention_heads": ("attention_windows",),
+    "head_dim": ("attention_windows",),
+    "largest": ("pareto.json",),
+}
 RELATED |= {"mlp_ratio": ("block_intermediate_sizes",), "embed_dim": ("block_head_dims",), "points": ("pareto.json",)}
 # Beyond these a model is not built.
 LARGE = 10_000
@@ -332,10 +337,8 @@ def _dry_run(words: tuple[str, ...], recipe: Any, mutation: Mutation, hint: Any,
     if hint is None:
         return Outcome("silent nonsense", "an unknown field is taken")
     value = mutation.value
-    if isinstance(value, str) and admits(float | int | None, _number(value)):
-        value = _number(value)  # YAML says it is text, the command line would not
-    elif isinstance(value, str) and not admits(hint, value):
-        value = _number(value)
+    if isinstance(value, str) and not admits(hint, value):
+        value = _number(value)  # YAML says that it is text, the command line would not
     return Outcome("right") if admits(hint, value) else Outcome("silent nonsense", f"{value!r:.80} taken for {hint}")
 
 
