@@ -77,6 +77,8 @@ def work(kind: str, seed: int, limit: float, scratch: Path, pipe: Connection) ->
     signal.signal(signal.SIGALRM, too_long)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Read as the client of the Hub is imported: a name that is no folder is asked of nobody.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     scratch = scratch / str(os.getpid())
     scratch.mkdir()
     os.chdir(scratch)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import random
 import typing
 from collections.abc import Callable
@@ -16,8 +15,6 @@ import torch
 import yaml
 from fuzz_values import JUNK, Mutation, Outcome, admits, mutated, names_it
 
-
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 SPACE = {
     "num_hidden_layers": 6,
@@ -51,9 +48,11 @@ RELATED = {
     "mlp_dim": ("mlp_windows",),
     "num_attention_heads": ("attention_windows",),
     "head_dim": ("attention_windows",),
+    "mlp_ratio": ("block_intermediate_sizes",),
+    "embed_dim": ("block_head_dims",),
     "largest": ("pareto.json",),
+    "points": ("pareto.json",),
 }
-RELATED |= {"mlp_ratio": ("block_intermediate_sizes",), "embed_dim": ("block_head_dims",), "points": ("pareto.json",)}
 # Beyond these a model is not built.
 LARGE = 10_000
 
