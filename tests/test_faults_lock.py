@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from supersam_hf.data.skipped import SkipLog
 from supersam_hf.files import write_json
 from supersam_hf.lock import LOCK_FILE, sole_writer
 from supersam_hf.pipeline.folder import RunFolder
+from supersam_hf.pipeline.journal import Journal
 from supersam_hf.recipe import RunRecipe
 from supersam_hf_cli import main
 
@@ -105,3 +107,18 @@ def test_no_link_in_a_folder_is_written_through(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"), sole_writer(folder):
         pass
     assert outside.read_text() == "mine"
+
+
+def test_journals_that_are_links_are_not_written_through(tmp_path: Path) -> None:
+    """A run's folder may come from elsewhere."""
+    outside, linked = tmp_path / "outside", tmp_path / "linked.jsonl"
+    outside.write_text("{}\nmine")
+    linked.symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic link"):
+        Journal(linked, {}).get("a", lambda: 1)
+    skipped = tmp_path / "skipped.jsonl"
+    skipped.symlink_to(tmp_path / "new")
+    with pytest.raises(OSError, match="symbolic link"):
+        SkipLog(skipped).add("a", "b")
+    assert not (tmp_path / "new").exists()
+    assert outside.read_text() == "{}\nmine"

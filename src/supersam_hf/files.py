@@ -231,5 +231,6 @@ def whole_lines(path: Path) -> list[str]:
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        os.truncate(path, len(whole))  # not written anew: killed at that, it would lose the other lines
+        with open(path, "r+b", opener=open_no_link) as file:
+            file.truncate(len(whole))  # not written anew: killed at that, it would lose the other lines
     return whole.decode("utf-8").splitlines()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..files import whole_lines, write_whole
+from ..files import open_no_link, whole_lines, write_whole
 from .extract import architecture
 from .masking import MaskedModel
 from .scores import BiMask
@@ -43,7 +43,7 @@ class SearchHistory:
             "removed": removed,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8", opener=open_no_link) as file:
             file.write(json.dumps(line) + "\n")
 
 

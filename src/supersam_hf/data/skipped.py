@@ -71,7 +71,7 @@ class SkipLog:
         self._known.add(name)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"name": name, "reason": reason}) + "\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             os.write(descriptor, line.encode())
         finally:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from accelerate import PartialState
 
-from ..files import as_far_as_read, changed_keys, whole_lines
+from ..files import as_far_as_read, changed_keys, open_no_link, whole_lines
 from ..spread import on_main, spread_groups
 
 
@@ -102,7 +102,7 @@ class Journal:
         return {line["key"]: line["value"] for line in lines[1:]}
 
     def _append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8", opener=open_no_link) as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from accelerate import PartialState
 
-from ..files import as_far_as_read, flattened
+from ..files import as_far_as_read, flattened, open_no_link
 from ..spread import on_main
 from .objective import Evaluation
 
@@ -80,7 +80,7 @@ class SearchLog:
         if lines:
             self._check_header(lines[0], json.loads(json.dumps(header)))
         asks = [self._ask(line, number) for number, line in enumerate(lines[1:], start=2)]
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8", opener=open_no_link)
         if not lines:
             self._write(header)
         return asks

@@ -15,7 +15,7 @@ from accelerate.utils import send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..files import changed_keys, fingerprint, whole_lines, write_whole
+from ..files import changed_keys, fingerprint, open_no_link, whole_lines, write_whole
 from ..interruption import SIGNALS, Interrupted, StopRequest, deferred
 from ..measure.cost import CostMeter
 from ..spread import on_main
@@ -278,7 +278,7 @@ class Engine:
         """Writes one line to `log.jsonl` and to the trackers."""
         self.accelerator.log(values, step=self.global_step)
         if self.accelerator.is_main_process:
-            with (self.output_dir / "log.jsonl").open("a") as file:
+            with open(self.output_dir / "log.jsonl", "a", opener=open_no_link) as file:
                 file.write(json.dumps({"step": self.global_step, **values}) + "\n")
         if self.meter is not None:
             self.meter.flush()
