@@ -244,9 +244,13 @@ def sent(server: Any, kind: str) -> dict[str, bytes]:
     return {} if repo is None else {name: data for name, data in repo.files().items() if name != ".gitattributes"}
 
 
+# What people keep beside their work. No pickle: for that alone a push was refused before.
+LITTER = ("id_rsa", "notes.txt", ".env", "passport.png")
+
+
 def litter(folder: Path, place: Place) -> None:
-    """What people keep beside their work."""
-    for name in ("id_rsa", "notes.txt", ".env", "passport.png", "old.bin"):
+    """Puts it there, with links out of the folder."""
+    for name in LITTER:
         (folder / name).write_bytes(MARKER)
     (folder / "linked.png").symlink_to(place.secret)
     (folder / "linked").symlink_to(place.outside)
@@ -260,7 +264,7 @@ def pushed(place: Place, folder: Path, kind: str = "models", *argv: object) -> N
         place.arm()  # what lies there by now is the user's
         place.supersam(*(argv or ("push", folder, REPO)), stdin=YES, **env)
         for name, data in sent(server, kind).items():
-            if MARKER in data or name in ("id_rsa", "notes.txt", ".env", "passport.png", "old.bin"):
+            if MARKER in data or name in LITTER:
                 raise GotIn(f"sent {name}")
 
 
@@ -269,7 +273,6 @@ def push_folder(place: Place) -> None:
     """push a model's folder in which keys, notes and links lie"""
     folder = inputs.exported(place.work / "model")
     litter(folder, place)
-    (folder / "old.bin").unlink()  # a pickle alone was refused before
     pushed(place, folder)
 
 
@@ -278,7 +281,6 @@ def push_saved(place: Place) -> None:
     """push a folder of save_pretrained in which pictures lie"""
     folder = inputs.vit(place.work / "model")
     litter(folder, place)
-    (folder / "old.bin").unlink()
     pushed(place, folder)
 
 
@@ -297,7 +299,6 @@ def push_adapter(place: Place) -> None:
     """push an adapter's folder in which keys, notes and links lie"""
     folder = inputs.adapter(place.work / "adapter")
     litter(folder, place)
-    (folder / "old.bin").unlink()
     pushed(place, folder)
 
 
@@ -307,7 +308,6 @@ def push_dataset(place: Place) -> None:
     source, folder = inputs.coco(place.work / "coco", []), place.work / "prepared"
     prepare(place, source)
     litter(folder, place)
-    (folder / "old.bin").unlink()
     pushed(place, folder, "datasets", "prepare", source, "--output_dir", folder, "--push", REPO)
 
 

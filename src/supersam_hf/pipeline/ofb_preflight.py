@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ..bimask.budget import make_budget
+from ..data.load import Part
 from ..elastic.cost import classifier_shape, count_parameters
 from ..models.classifiers import CLASSIFIERS
 from ..ofb_recipe import OfbRecipe
@@ -28,7 +29,6 @@ from .preflight_model import check_classifier, model_type
 from .runner import Stage
 
 
-Part = Literal["train", "eval"]
 TRAININGS = ("pretrain", "search", "finetune")
 EVAL_READERS = ("report", "evaluate")
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from ..data import DataArguments, ImageClassificationArguments, PromptStream, load_classification, match_labels
 from ..data.arguments import FileLayout
 from ..data.classification import stream_classification
 from ..data.image_folder import is_image_folder
 from ..data.layouts.find import find_layout, layout_splits
-from ..data.load import find_format, peek_source
+from ..data.load import Part, find_format, peek_source
 from ..data.parquet_files import NotParquetError
 from ..data.shape_classes import CLASS_NAMES
 from ..data.source import Source, UnreadableError
@@ -20,7 +20,6 @@ from ..data.stored import stored_splits
 from .preflight import Problems, check_installed
 
 
-Part = Literal["train", "eval"]
 # Of a split whose first images show no object, so many are looked at.
 LOOKED_AT = 32
 

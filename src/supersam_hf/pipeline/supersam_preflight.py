@@ -3,11 +3,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ..bimask.budget import make_budget
+from ..data.load import Part
 from ..elastic.cost import SamShape
 from ..elastic.importance import most_proposed
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
@@ -32,7 +33,6 @@ from .preflight_model import check_sam, model_type
 from .runner import Stage
 
 
-Part = Literal["train", "eval"]
 # Verbs that train: the section of their arguments.
 TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
 # What reads the training images, and the evaluation split; `adapt` reads both.
