@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from ..data.load import Part
 from ..measure.hardware import hardware
 from ..measure.training_memory import TrainingMemory
 from ..recipe import RunRecipe
 from ..training.arguments import EngineArguments
 from .folder import RunFolder
 from .preflight import unopened
-from .preflight_data import Part, Split
+from .preflight_data import Split
 from .runner import Stage, is_done
 from .split_sizes import rows_left, rows_of
 

@@ -13,6 +13,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 from ..data.arguments import DataArguments, data_read
 from ..data.image_dataset import processor_side
 from ..data.label_maps import Labelled, find_layout, load_label_maps
+from ..data.load import Part
 from ..data.loader import build_loader
 from ..data.semantic import SemanticDataset
 from ..data.skipped import SkipLog
@@ -31,7 +32,7 @@ from ..training.segment import train_segmenter
 from .ofb_context import resized_processor
 from .plan_lines import checkpoint_lines, class_line, image_lines, training_lines
 from .preflight import Problems, bytes_ahead, check_output, check_trainings, refuse, refuse_plan
-from .preflight_data import Part, Split, prompted_splits
+from .preflight_data import Split, prompted_splits
 from .preflight_model import check_backbone, model_type
 from .segmenter_report import report
 

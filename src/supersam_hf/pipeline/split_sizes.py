@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..data.load import Part
 from ..data.splits import split_slice
-from .preflight_data import Part, Split
+from .preflight_data import Split
 
 
 # Stands for the length of a split that is not here: longer than any absolute slice asks for.
