@@ -226,11 +226,17 @@ def as_far_as_read(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def cut_to(path: Path, size: int) -> None:
+    """Leaves the first `size` bytes of a file: not written anew, for killed at that it would lose them. No link is
+    followed."""
+    with open(path, "r+b", opener=open_no_link) as file:
+        file.truncate(size)
+
+
 def whole_lines(path: Path) -> list[str]:
     """The lines of a JSONL file. A last line without its end was cut off when a run was killed: it is dropped."""
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        with open(path, "r+b", opener=open_no_link) as file:
-            file.truncate(len(whole))  # not written anew: killed at that, it would lose the other lines
+        cut_to(path, len(whole))
     return whole.decode("utf-8").splitlines()

@@ -77,11 +77,6 @@ def from_image_folder(
     return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
 
 
-def image_folder_classes(path: Path) -> list[str]:
-    """The names of the classes, those of all splits together, in the order of their labels."""
-    return ClassTree.of(path).classes()
-
-
 def image_folder_splits(path: Path) -> list[str]:
     """The names of the splits of a folder of class folders."""
     return list(ClassTree.of(path).splits)

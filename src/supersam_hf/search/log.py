@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from accelerate import PartialState
 
-from ..files import as_far_as_read, flattened, open_no_link
+from ..files import as_far_as_read, cut_to, flattened, open_no_link
 from ..spread import on_main
 from .objective import Evaluation
 
@@ -117,7 +117,7 @@ class SearchLog:
                 raise ValueError(f"Line {number} of {self.path} is no record; repair the log or delete it.")
         if len(whole) < len(content):
             logger.warning("The last line of %s was cut off while it was written; it is dropped.", self.path)
-            os.truncate(self.path, len(whole))
+            cut_to(self.path, len(whole))
         return lines
 
     def _ask(self, line: dict[str, Any], number: int) -> Ask:

@@ -149,15 +149,7 @@ def fitting(what: Path | str) -> Iterator[None]:
         yield
     except (CheckpointError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        SafetensorError,
-    ) as error:
+    except MISFITS as error:
         raise CheckpointError(
             f"{what} does not fit this training ({type(error).__name__}: {error}). Its checksum agrees, so it was "
             "written so: take another checkpoint, or set `resume_from_checkpoint: null` to begin anew."
