@@ -233,3 +233,18 @@ def test_the_table_says_what_was_saved_and_by_what() -> None:
     assert "2 cuts at its end" in budget_line(search)
     assert "decided every submodule" in budget_line({**search, "decided_by_search": True})
     assert budget_line(None) == ""
+
+
+def test_a_checkpoint_may_call_the_classes_by_other_names(finished: Path, tmp_path: Path) -> None:
+    """Its own names, upper case and with synonyms, stay those of what was found; the report knows them."""
+    start = shutil.copytree(finished / "pretrained", tmp_path / "start")
+    config = json.loads((start / "config.json").read_text())
+    names = {key: f"{name.upper().replace(' ', '_')}, number {key}" for key, name in config["id2label"].items()}
+    config |= {"id2label": names, "label2id": {name: int(key) for key, name in names.items()}}
+    (start / "config.json").write_text(json.dumps(config))
+    given = {"pretrain__enabled": "false", "model__name": start, "retrain": "false"}
+    assert main(argv(tmp_path / "run", **given)) == 0
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["original", "searched"]
+    found = OfbViTForImageClassification.from_pretrained(tmp_path / "run" / "subnet")
+    assert {str(key): name for key, name in found.config.id2label.items()} == names

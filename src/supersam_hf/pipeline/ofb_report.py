@@ -37,6 +37,9 @@ def models_of(run: OfbRun) -> dict[str, Any]:
         models["original"] = run.with_labels(run.load(args.original), names)
     elif not run.recipe.model.new_labels:  # an untrained head has no accuracy to speak of
         models["original"] = run.original(names)
+    # What the run's models call these classes: the checkpoint has names of its own for them, a new head has theirs.
+    if not run.recipe.model.new_labels:
+        names = _labels(models["original"] if args.original is None else run.original(names))
     for name in ("searched", "finetuned"):
         if run.has_model(name):
             models[name] = run.load(run.folder / name)
@@ -46,9 +49,14 @@ def models_of(run: OfbRun) -> dict[str, Any]:
     return models
 
 
+def _labels(model: Any) -> list[str]:
+    """The names of a model's classes, in the order of its outputs."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
 def _check_classes(run: OfbRun, name: str, model: Any, names: list[str]) -> None:
     """Raises `ValueError` unless a model of the run has the classes of the evaluation split, in their order."""
-    own = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    own = _labels(model)
     if own != names:
         raise ValueError(
             f"`data.eval_split` has other classes than {run.folder / name} was trained for ({len(names)} and "
