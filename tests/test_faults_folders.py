@@ -1,14 +1,16 @@
 """Files of a run's folder that are damaged, or were changed by hand: named, whoever reads them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from supersam_hf.files import read_json
+from supersam_hf.files import file_aside, read_json, write_json
 from supersam_hf.measure.cost import read_sittings
+from supersam_hf.pipeline.costs import stage_costs
 from supersam_hf_cli import main
 
 
@@ -40,6 +42,19 @@ def test_costs_that_are_none_are_named(tmp_path: Path, data: Any) -> None:
     (tmp_path / "train.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match="train.json does not hold the costs of a stage"):
         read_sittings(tmp_path / "train.json")
+
+
+def test_what_a_killed_write_leaves_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "costs").mkdir()
+    write_json(tmp_path / "costs" / "train.json", {"sittings": [SITTING]})
+    child = os.fork()
+    if not child:
+        with file_aside(tmp_path / "costs" / "train.json") as aside:
+            aside.touch()
+            os._exit(9)  # as by kill -9: nothing is tidied up
+    os.waitpid(child, 0)
+    assert len(list((tmp_path / "costs").iterdir())) == 2
+    assert list(stage_costs(tmp_path)) == ["train"]
 
 
 @pytest.mark.parametrize("name", ["costs/train.json", "stages/reorder.json", "results.json"])

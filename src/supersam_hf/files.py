@@ -62,8 +62,11 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def file_aside(path: Path) -> Iterator[Path]:
-    """Gives the path of a new file beside `path`, which takes its place at the end, or goes where that fails."""
-    aside = path.with_name(f"{_prefix(path)}{uuid4().hex[:12]}{ASIDE}{path.suffix}")
+    """Gives the path of a new file beside `path`, which takes its place at the end, or goes where that fails.
+
+    Its name does not end as that of `path`: what a killed process leaves is no file that anybody reads.
+    """
+    aside = path.with_name(f"{_prefix(path)}{uuid4().hex[:12]}{ASIDE}")
     try:
         yield aside
         aside.replace(path)

@@ -56,7 +56,8 @@ def save(figure: Figure, path: Path) -> Path:
     """Writes the picture whole, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_aside(path) as aside:
-        figure.savefig(aside, metadata={AUTHOR[path.suffix.lower()]: MARK})
+        kind = path.suffix.lower()
+        figure.savefig(aside, format=kind.removeprefix("."), metadata={AUTHOR[kind]: MARK})
     return path
 
 
