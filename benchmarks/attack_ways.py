@@ -111,11 +111,13 @@ for _name in PICKLES:
 @way
 def resume_linked_log(place: Place) -> None:
     """resume a run whose logs, records and figures are links to others' files"""
-    run = place.work / "run"
-    (run / "pretrain").mkdir(parents=True)
-    for name in ("pretrain/log.jsonl", "run.json", "start.json.tmp", "run.json.tmp", "recipe.yaml", "training.png"):
-        (run / name).symlink_to(place.outside / "thesis" / "chapter.txt")
-    pretrain(place, run)
+    names = ("start.json.tmp", "run.json.tmp", "recipe.yaml", "training.png", "pretrain/log.jsonl", "run.json")
+    for number in range(1, len(names) + 1):  # one more each time: what refuses one must not hide the others
+        run = place.work / f"run-{number}"
+        (run / "pretrain").mkdir(parents=True)
+        for name in names[:number]:
+            (run / name).symlink_to(place.outside / "thesis" / "chapter.txt")
+        pretrain(place, run)
 
 
 @way

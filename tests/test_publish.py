@@ -424,6 +424,29 @@ def test_what_there_is_not_is_refused(supersam_run: Path, name: str, message: st
         publication(supersam_run, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("ranking.json", lambda data: data["single"][0]["layers"].__setitem__(0, []), r"ranking\.json"),
+        ("stages/train.json", lambda data: data["values"].pop("train"), r"KeyError: 'train'.*stages/train\.json"),
+        (
+            "subnet/config.json",
+            lambda data: data.update(tie_word_embeddings=10**30),
+            r"config\.json.*tie_word_embeddings",
+        ),
+        ("subnet/config.json", lambda data: data.update(vision_config=2.7), r"config\.json.*vision_config"),
+    ],
+)
+def test_a_record_changed_by_hand_is_named(
+    copied: Path, name: str, change: Callable[[Any], Any], message: str
+) -> None:
+    data = json.loads((copied / name).read_text())
+    change(data)
+    (copied / name).write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        publication(copied, "subnet")
+
+
 def test_no_run_is_refused(ofb_run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no start\.json"):
         publication(tmp_path, "subnet")

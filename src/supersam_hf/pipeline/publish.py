@@ -79,9 +79,17 @@ def publication(
         stock (`bool`): The card of a plain `transformers.SamModel`, for `export(…, stock=True)`.
 
     Raises:
-        ValueError: If the folder is no run's, has no such model (listing what it may be), or has not got so far.
+        ValueError: If the folder is no run's, has no such model (listing what it may be), has not got so far, or holds
+            a record that is not as a run writes it.
     """
     records = RunRecords(Path(run_folder))
+    with records.as_written():
+        return _publication(records, name, repo_id, revision, stock)
+
+
+def _publication(
+    records: RunRecords, name: str, repo_id: str | None, revision: str | None, stock: bool
+) -> Publication:
     model, processor, weights = _loaded(records, name, stock)
     version = f"weights-{_digest(model)[:8]}" if revision is None and repo_id is not None else None
     where = {"repo": repo_id or ".", "revision": revision or version or "main"}

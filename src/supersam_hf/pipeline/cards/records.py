@@ -1,11 +1,14 @@
 """What a run's files say, read for its model card and its search record: facts alone, and no path of this machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 
 from ...files import check_links, read_json
 from ...hub.contents import is_hub_id
@@ -30,6 +33,7 @@ class RunRecords:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.names: list[str] = []  # of the files that were read
         if not (folder / "start.json").is_file():
             raise ValueError(f"{folder} is no run's folder: it has no start.json.")
         check_links(folder)
@@ -37,7 +41,31 @@ class RunRecords:
     def read(self, name: str) -> Any:
         """A JSON file of the run, or None."""
         path = self.folder / name
-        return read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        self.names.append(name)
+        return read_json(path)
+
+    @contextmanager
+    def as_written(self) -> Iterator[None]:
+        """Names the files where a record has another shape than a run of this version writes.
+
+        Raises:
+            ValueError: For what was changed by hand or by another version, the cause chained.
+        """
+        try:
+            yield
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"A record in {self.folder} is not as this version writes it ({type(error).__name__}: {error}): "
+                f"one of {', '.join(dict.fromkeys(self.names))} was changed by hand, or is of another version."
+            ) from error
+        except ValueError as error:
+            if not isinstance(error.__cause__, StrictDataclassError):
+                raise
+            raise ValueError(
+                f"A model's config.json in {self.folder} is not as this version writes it: {error}"
+            ) from error
 
     @cached_property
     def results(self) -> dict[str, Any]:
