@@ -6,6 +6,7 @@ from typing import Literal
 from .bimask.space import SearchSpace
 from .data.classification_arguments import ImageClassificationArguments
 from .fields import Checked, Count, Place, Side, Text, Whole
+from .oneshot.arguments import PruneArguments
 from .recipe import RunRecipe
 from .training.bimask import BiMaskArguments
 from .training.finetune import ClassifierFinetuneArguments
@@ -61,6 +62,9 @@ class OfbRecipe(RunRecipe):
     holdout_images: Whole = 0
     """Training images kept out of training, drawn by `data.seed`, for what `eval_steps` shows; 0: it shows the
     evaluation split. Nothing is chosen by either."""
+    method: Literal["bimask", "one-shot"] = "bimask"
+    """How `run` finds the smaller network: bimask: `search` learns which units matter while it trains; one-shot:
+    `prune` cuts before any training, and `finetune` trains what is left."""
     retrain: bool = True
     """In the pipeline, retrain the found model; false: it stays as it comes out of the search."""
     model: OfbModelArguments = field(default_factory=OfbModelArguments)
@@ -69,6 +73,7 @@ class OfbRecipe(RunRecipe):
     space: SearchSpace = field(default_factory=SearchSpace)
     """With `search.preset: official`, a section that says nothing stands for the released space."""
     search: BiMaskArguments = field(default_factory=BiMaskArguments)
+    prune: PruneArguments = field(default_factory=PruneArguments)
     finetune: ClassifierFinetuneArguments = field(default_factory=ClassifierFinetuneArguments)
     evaluate: EvaluateClassifierArguments = field(default_factory=EvaluateClassifierArguments)
     measure: MeasureClassifierArguments = field(default_factory=MeasureClassifierArguments)
@@ -84,7 +89,8 @@ class OfbRecipe(RunRecipe):
             raise ValueError("`model.new_labels` is for checkpoints; with `pretrain.enabled` the head is new anyway.")
         if self.search.preset == "official" and self.space == SearchSpace():
             self.space = SearchSpace.official()
-        self.share_seed(self.data, self.pretrain, self.search, self.finetune)
+        self.prune.adopt_budget(self.search)
+        self.share_seed(self.data, self.pretrain, self.search, self.prune, self.finetune)
 
 
 __all__ = ["EvaluateClassifierArguments", "MeasureClassifierArguments", "OfbModelArguments", "OfbRecipe"]

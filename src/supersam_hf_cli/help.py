@@ -61,7 +61,15 @@ SHORT: dict[str, tuple[str, ...]] = {
     ),
     "ofb run": (
         *("config", "output_dir", "dry_run", "redo", "seed", "model.name", "model.new_labels", *IMAGES),
-        *("data.batch_size", "pretrain.enabled", "search.max_macs", "search.max_params", "search.preset"),
+        *(
+            "data.batch_size",
+            "pretrain.enabled",
+            "method",
+            "prune.max_macs",
+            "search.max_macs",
+            "search.max_params",
+            "search.preset",
+        ),
         *("search.max_steps", "search.mixed_precision", "finetune.max_steps", "finetune.learning_rate"),
     ),
     "ofb pretrain": (
@@ -69,6 +77,11 @@ SHORT: dict[str, tuple[str, ...]] = {
         *_of("pretrain", "image_size", "patch_size", "hidden_size", "num_hidden_layers", "depths", *TRAINING),
     ),
     "ofb search": (*START, *IMAGES, "data.batch_size", *_of("search", "max_macs", "max_params", "preset", *TRAINING)),
+    "ofb prune": (
+        *(*START, *IMAGES, "data.batch_size"),
+        *_of("prune", *("max_macs", "max_params", "method", "scope", "attention", "embedding", "drop_layers")),
+        *_of("prune", "reconstruct", "round_to", "num_images"),
+    ),
     "ofb extract": ("config", "output_dir", "dry_run", "model.name", "model.revision"),
     "ofb finetune": (*START, "model.new_labels", *IMAGES, "data.batch_size", *_of("finetune", *TRAINING, "teacher")),
     "ofb evaluate": (*START, "data.source", "data.eval_split", "data.label_mapping", "evaluate.original"),

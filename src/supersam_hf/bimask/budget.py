@@ -39,14 +39,31 @@ class SearchBudget:
 
 
 def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_params: float | None) -> SearchBudget:
-    """The budget of a search on a model of these sizes.
+    """The budget of a search on a model of these sizes; arguments of [`stated_budget`].
+
+    Raises:
+        ValueError: As [`stated_budget`], or if no network of the space meets it.
+    """
+    budget = stated_budget(shape, max_macs, max_params)
+    smallest = budget.cost(smallest_shape(shape, space))
+    if smallest > budget.limit:
+        raise ValueError(
+            f"`max_{budget.kind}` of {budget.limit:,} ({budget.fraction:.1%}) cannot be met: the smallest network of "
+            f"this `space` has {smallest:,} ({smallest / budget.original:.1%} of {budget.original:,}). Give at least "
+            f"{smallest:,}, or {math.ceil(1e3 * smallest / budget.original) / 10:g}%, or widen the search's `space`."
+        )
+    return budget
+
+
+def stated_budget(shape: Any, max_macs: float | None, max_params: float | None) -> SearchBudget:
+    """The budget as it is stated, of a model of these sizes.
 
     Args:
         max_macs (`float`, *optional*): Multiply-accumulates; a number up to 1 is a fraction of the original's.
         max_params (`float`, *optional*): Parameters; a number up to 1 is a fraction of the original's.
 
     Raises:
-        ValueError: If not exactly one limit is given, it is not positive, or no network of the space meets it.
+        ValueError: If not exactly one limit is given, it is not positive, or no limit to this model.
     """
     if (max_macs is None) == (max_params is None):
         raise ValueError("Give exactly one of `max_macs` and `max_params`.")
@@ -60,13 +77,6 @@ def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_para
         raise ValueError(
             f"`max_{kind}` of {limit:g} is no limit: the original has {budget.original:,}. Lower it (a number "
             "below 1 is a fraction of the original)."
-        )
-    smallest = budget.cost(smallest_shape(shape, space))
-    if smallest > budget.limit:
-        raise ValueError(
-            f"`max_{kind}` of {limit:g} ({budget.limit:,}) cannot be met: the smallest network of this `space` has "
-            f"{smallest:,} ({smallest / budget.original:.1%} of {budget.original:,}). Give at least {smallest:,}, or "
-            f"{math.ceil(1e3 * smallest / budget.original) / 10:g}%, or widen the search's `space`."
         )
     return budget
 
@@ -148,4 +158,4 @@ def _reach(mask: BiMask, removal: Removal) -> None:
             live[index + 1 :] = False
 
 
-__all__ = ["SearchBudget", "enforce", "make_budget"]
+__all__ = ["SearchBudget", "enforce", "make_budget", "stated_budget"]

@@ -18,7 +18,11 @@ def deploy(masked: MaskedModel) -> Any:
         if not mask.decided or mask.live_sizes() != (mask.groups, mask.units):
             raise ValueError(f"`{name}` still has several options: search on, or enforce the budget.")
     fold(masked)
-    model = masked.remove()
+    return standalone(masked.remove())
+
+
+def standalone(model: Any) -> Any:
+    """A model whose weights were cut, as one of its own sizes with a config that says them; `model` is used up."""
     implementation = model.config._attn_implementation
     deployed = type(model)._from_config(deployed_config(model), dtype=model.dtype, attn_implementation=implementation)
     deployed.load_state_dict(model.state_dict())
@@ -37,4 +41,4 @@ def architecture(model: Any) -> dict[str, Any]:
     return family.architecture(family.physical_shape(model))
 
 
-__all__ = ["architecture", "deploy", "deployed_config"]
+__all__ = ["architecture", "deploy", "deployed_config", "standalone"]

@@ -38,20 +38,35 @@ def cut(
         optimizer (`torch.optim.Optimizer`, *optional*): The moments of what stays are kept as they are.
         cells (`bool`): Whether options that are too large, or dead, leave the mask too.
     """
+    cut_weights(submodule, (mask.groups, mask.units), kept_groups, kept_units, optimizer)
     groups, units = kept_units.shape
-    index = (kept_groups[:, None] * mask.units + kept_units).flatten()
-    every = mask.groups * mask.units
+    select(mask, "score", 0, kept_groups, optimizer)
+    _gather(mask, "score", kept_units, optimizer)
+    if cells:
+        _cut_cells(mask, groups, units, optimizer)
+
+
+def cut_weights(
+    submodule: Submodule,
+    size: tuple[int, int],
+    kept_groups: torch.Tensor,
+    kept_units: torch.Tensor,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Keep these units in the weights of a submodule and no others; arguments as of [`cut`].
+
+    Args:
+        size (`tuple[int, int]`): Groups, and units of a group, before the cut.
+    """
+    groups, units = kept_units.shape
+    index = (kept_groups[:, None] * size[1] + kept_units).flatten()
     for piece in submodule.sliced:
-        copies = torch.arange(piece.copies, device=index.device)[:, None] * every
+        copies = torch.arange(piece.copies, device=index.device)[:, None] * (size[0] * size[1])
         entries = {"all": (copies + index).flatten(), "groups": kept_groups, "units": kept_units[0]}
         select(piece.module, piece.name, piece.dim, entries[piece.entries], optimizer)
         _update_sizes(piece.module)
     if submodule.resized is not None:
         submodule.resized(groups, units)
-    select(mask, "score", 0, kept_groups, optimizer)
-    _gather(mask, "score", kept_units, optimizer)
-    if cells:
-        _cut_cells(mask, groups, units, optimizer)
 
 
 def resize(
@@ -146,4 +161,4 @@ def fold(masked: MaskedModel) -> None:
             parameter.mul_(value.repeat(piece.copies).view(shape).to(parameter.dtype))
 
 
-__all__ = ["cut", "cut_to_live", "fold", "resize", "select"]
+__all__ = ["cut", "cut_to_live", "cut_weights", "fold", "resize", "select"]

@@ -63,6 +63,11 @@ class Submodule:
         return kind_of(self.name)
 
     @property
+    def readers(self) -> list[Slice]:
+        """The input dimensions of the linears that read the units."""
+        return [s for s in self.sliced if s.dim == 1 and s.entries == "all" and isinstance(s.module, nn.Linear)]
+
+    @property
     def searched(self) -> bool:
         return len(self.group_sizes) * len(self.unit_sizes) > 1
 

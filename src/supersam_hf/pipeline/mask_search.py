@@ -28,9 +28,20 @@ def told(report: dict[str, Any]) -> str:
     """What came out, in a line; whether the search decided it or the budget had to be enforced."""
     kind, unit = report["budget_kind"], {"macs": "MACs", "params": "parameters"}[report["budget_kind"]]
     share = report[kind] / report["original"][kind]
+    if "one_shot" in report:
+        how = one_shot_line(report["one_shot"])
+        return f"pruned to {report[kind]:,} {unit} ({share:.1%} of the original; budget {report['budget']:,}), {how};"
     how = "decided by the search" if report["decided_by_search"] else "not decided by the search alone"
     cuts = f", {len(report['enforced'])} cuts to keep the budget" if report["enforced"] else ""
     return f"found {report[kind]:,} {unit} ({share:.1%} of the original; budget {report['budget']:,}), {how}{cuts};"
+
+
+def one_shot_line(how: dict[str, Any]) -> str:
+    """How a network was pruned at once, in words."""
+    scopes = {"uniform": "every layer alike", "isomorphic": "ranked within each kind of units"}
+    scope = scopes.get(how["scope"], "all units ranked together")
+    refitted = ", reading linears refitted by least squares" if how["reconstruct"] else ""
+    return f"{how['method']} importance, {scope}{refitted}"
 
 
 def space_lines(shape: Any, space: SearchSpace, max_macs: float | None, max_params: float | None) -> list[str]:
@@ -53,4 +64,4 @@ def shape_line(name: str, shape: Any) -> str:
     return f"  {name:<15} {count_parameters(shape):,} parameters, {count_macs(shape) / 1e9:,.4g} GMACs an image"
 
 
-__all__ = ["plot_mask_search", "shape_line", "space_lines", "told"]
+__all__ = ["one_shot_line", "plot_mask_search", "shape_line", "space_lines", "told"]

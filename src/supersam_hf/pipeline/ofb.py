@@ -19,6 +19,7 @@ STAGES = {
     "search": Stage(
         ofb_stages.search, "searched/config.json", (*DATA, "space", "search"), working="search", parallel=True
     ),
+    "prune": Stage(ofb_stages.prune, "pruned/config.json", (*DATA, "prune")),
     "extract": Stage(ofb_stages.extract, "subnet/config.json", ()),
     "finetune": Stage(
         ofb_stages.finetune, "finetuned/config.json", (*DATA, "finetune"), working="finetune", parallel=True
@@ -71,5 +72,6 @@ def run_pipeline(run: OfbRun, redo: str | None = None) -> None:
 
 def switched_off(recipe: OfbRecipe) -> list[str]:
     """The stages that the recipe leaves out of the pipeline."""
-    on = {"pretrain": recipe.pretrain.enabled, "finetune": recipe.retrain}
+    once = recipe.method == "one-shot"
+    on = {"pretrain": recipe.pretrain.enabled, "search": not once, "prune": once, "finetune": recipe.retrain}
     return [name for name in on if not on[name]]

@@ -75,6 +75,10 @@ class OfbRun(RunFolder):
         """Training images without the holdout."""
         return self._loader(self._part(held_out=False), self.label_names, True)
 
+    def calibration_loader(self) -> DataLoader:
+        """Training images as a process alone takes them: the same on each of any number of processes."""
+        return self._loader(self._part(held_out=False), self.label_names, True, alone=True)
+
     @cached_property
     def watch_loader(self) -> DataLoader:
         """What `eval_steps` evaluates on: the holdout, or the evaluation split where nothing is held out.
@@ -96,7 +100,7 @@ class OfbRun(RunFolder):
         """The evaluation split: reported; nothing is chosen by it."""
         return self._loader(*self._eval_data, False)
 
-    def _loader(self, source: Any, label_names: list[str], training: bool) -> DataLoader:
+    def _loader(self, source: Any, label_names: list[str], training: bool, alone: bool = False) -> DataLoader:
         data = self.recipe.data
         options: dict[str, Any] = {"training": training, "skip_log": self.skip_log}
         dataset: Any
@@ -105,7 +109,7 @@ class OfbRun(RunFolder):
         else:
             dataset = ImageDataset(source, self.processor, data, **options)
         batch_size = data.batch_size if training else data.eval_batch_size
-        rank, world = self.state.process_index, self.state.num_processes
+        rank, world = (0, 1) if alone else (self.state.process_index, self.state.num_processes)
         return build_loader(dataset, batch_size, data.num_workers, data.seed, rank, world)
 
     @cached_property

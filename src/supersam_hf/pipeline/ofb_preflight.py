@@ -11,6 +11,8 @@ from ..data.load import Part
 from ..elastic.cost import classifier_shape, count_parameters
 from ..models.classifiers import CLASSIFIERS
 from ..ofb_recipe import OfbRecipe
+from ..oneshot.arguments import PruneArguments
+from ..oneshot.pruning import smallest_reachable
 from ..training.arguments import EngineArguments
 from ..training.pretrain_classifier import new_classifier
 from .ofb_context import OfbRun
@@ -30,6 +32,8 @@ from .runner import Stage
 
 
 TRAININGS = ("pretrain", "search", "finetune")
+# Read the training images without being a training.
+LOOKERS = ("prune",)
 EVAL_READERS = ("report", "evaluate")
 
 
@@ -102,7 +106,7 @@ def parts_read(recipe: OfbRecipe, stages: Collection[str]) -> list[Part]:
     ahead = [name for name in TRAININGS if name in stages]
     watched = any(getattr(recipe, name).eval_steps for name in ahead) and not recipe.holdout_images
     evaluated = watched or any(name in stages for name in EVAL_READERS)
-    train: list[Part] = ["train"] if ahead else []
+    train: list[Part] = ["train"] if ahead or any(name in stages for name in LOOKERS) else []
     return [*train, "eval"] if evaluated else train
 
 
@@ -167,6 +171,12 @@ def _check_values(found: OfbPreflight) -> None:
             "gives an untrained head, by which no unit's importance can be told: `supersam-hf ofb finetune` first, "
             "then search in what that leaves in `finetuned/`.",
         )
+    if recipe.model.new_labels and "prune" in found.stages and recipe.prune.method == "taylor":
+        problems.add(
+            "model.new_labels",
+            "gives an untrained head, by whose loss no unit's importance can be told: `prune.method` wanda or "
+            "magnitude, or `supersam-hf ofb finetune` first.",
+        )
     named = {"search.teacher": recipe.search.teacher, "finetune.teacher": recipe.finetune.teacher}
     named = {field: name for field, name in named.items() if field.split(".")[0] in found.stages}
     if any(name in found.stages for name in EVAL_READERS):
@@ -195,9 +205,19 @@ def _check_cost(found: OfbPreflight) -> None:
         name = "max_macs" if recipe.search.max_macs is not None else "max_params"
         with problems.of(f"search.{name}"):
             make_budget(shape, recipe.space, *recipe.search.limits)
+    if "prune" in found.stages:
+        with problems.of("prune"):
+            check_reachable(config, recipe.prune)
     weights = 4 * count_parameters(config)
     ahead = {name: (weights, args) for name, args in trainings(found).items()}
     check_output(found.run.folder, bytes_ahead(weights, ahead, found.run.folder), problems)
+
+
+def check_reachable(config: Any, args: PruneArguments) -> None:
+    """Raises `ValueError` if no pruning of a model of this config keeps the budget. No weights are made."""
+    with torch.device("meta"):
+        model = CLASSIFIERS[config.model_type]._from_config(config)
+    smallest_reachable(model, args)
 
 
 __all__ = ["OfbPreflight", "model_config", "ofb_preflight", "parts_read", "trainings"]

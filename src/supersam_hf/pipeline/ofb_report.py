@@ -16,6 +16,7 @@ from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from .costs import run_costs
 from .journal import Journal
+from .mask_search import one_shot_line
 from .ofb_context import OfbRun
 from .run_record import known_images
 from .runner import on_main_process
@@ -26,7 +27,7 @@ Models = Mapping[str, Any]
 
 
 def models_of(run: OfbRun) -> dict[str, Any]:
-    """What is evaluated: the original, the model as it came out of the search, and the retrained one, if there.
+    """What is evaluated: the original, the model as it came out of search or pruning, the retrained one, if there.
 
     Raises:
         ValueError: If there is none, or one of the run's own has other classes than the evaluation split.
@@ -40,7 +41,7 @@ def models_of(run: OfbRun) -> dict[str, Any]:
     # What the run's models call these classes: the checkpoint has names of its own for them, a new head has theirs.
     if not run.recipe.model.new_labels:
         names = _labels(models["original"] if args.original is None else run.original(names))
-    for name in ("searched", "finetuned"):
+    for name in ("searched", "pruned", "finetuned"):
         if run.has_model(name):
             models[name] = run.load(run.folder / name)
             _check_classes(run, name, models[name], names)
@@ -189,6 +190,8 @@ def budget_line(search: Mapping[str, Any] | None) -> str:
         return ""
     unit = {"macs": "MACs", "params": "parameters"}[search["budget_kind"]]
     line = f"\nBudget: {search['budget']:,} {unit}; found: {search[search['budget_kind']]:,}. "
+    if "one_shot" in search:
+        return line + f"Pruned at once: {one_shot_line(search['one_shot'])}.\n"
     if search["decided_by_search"]:
         return line + "The search decided every submodule and kept the budget.\n"
     if not search["enforced"]:

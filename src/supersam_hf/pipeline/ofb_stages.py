@@ -4,9 +4,13 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+from ..bimask.extract import architecture
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import read_json, write_json
+from ..oneshot import prune_once
+from ..oneshot.batches import calibration_batches, class_loss
+from ..plots import plot_architecture
 from ..training.bimask import train_bimask
 from ..training.checkpoints import checkpoints
 from ..training.engine import Engine
@@ -16,6 +20,10 @@ from .mask_search import plot_mask_search, told
 from .measurement import write_measurement
 from .ofb_context import OfbRun
 from .runner import stage_record
+
+
+# Folders of the model as it was found, by search or pruning; a run has one of them.
+FOUND = ("searched", "pruned")
 
 
 def pretrain(run: OfbRun) -> None:
@@ -50,46 +58,74 @@ def search(run: OfbRun) -> None:
     )
     run.write_model("searched", model, run.processor)
     if run.state.is_main_process:
-        # What an earlier search left is no longer this run's.
-        for name in ("subnet", "finetuned", "finetune"):
-            shutil.rmtree(run.folder / name, ignore_errors=True)
-        for name in ("extract", "finetune"):
-            stage_record(run.folder, name).unlink(missing_ok=True)
+        _forget_found(run, "pruned")
         write_json(run.folder / "search.json", report)
         plot_mask_search(run.folder / "search", report, run.folder)
         print(told(report), f"see {run.folder}/search.json")
 
 
-def extract(run: OfbRun) -> None:
-    """`subnet/`: the model that the search found, checked against `search.json`.
+def prune(run: OfbRun) -> None:
+    """`pruned/`, `search.json` and a figure: the model cut to its budget at once, by the importance of its units.
 
     Raises:
-        ValueError: If no search has finished, or the model is not the one that `search.json` describes.
+        ValueError: If the model has a new, untrained head, by which Taylor could tell nothing.
     """
-    if not run.has_model("searched"):
+    args, model = run.recipe.prune, run.original()
+    if run.recipe.model.new_labels and args.method == "taylor":
+        raise ValueError(
+            "`model.new_labels` gives the model an untrained head, by whose loss no unit's importance can be told: "
+            "`prune.method` wanda or magnitude, or fine-tune first (`supersam-hf ofb finetune`)."
+        )
+    before = architecture(model)
+    loader, device = run.calibration_loader(), run.state.device
+    batches = calibration_batches(loader, args.num_images, device) if args.needs_images else []
+    pruned, report = prune_once(model, args, batches, class_loss)
+    run.write_model("pruned", pruned, run.processor)
+    _forget_found(run, "searched", "search")
+    write_json(run.folder / "search.json", report)
+    plot_architecture({"original": before, "pruned": report["architecture"]}, run.folder / "architecture.png")
+    print(told(report), f"see {run.folder}/search.json")
+
+
+def _forget_found(run: OfbRun, *others: str) -> None:
+    """Removes what an earlier search or pruning left, which is no longer this run's."""
+    for name in ("subnet", "finetuned", "finetune", *others):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+    for name in ("extract", "finetune"):
+        stage_record(run.folder, name).unlink(missing_ok=True)
+
+
+def extract(run: OfbRun) -> None:
+    """`subnet/`: the model that was found, checked against `search.json`.
+
+    Raises:
+        ValueError: If no search or pruning has finished, or the model is not the one that `search.json` describes.
+    """
+    found = next((name for name in FOUND if run.has_model(name)), None)
+    if found is None:
         begun = checkpoints(run.folder / "search")
         raise ValueError(
             f"There is no finished search in {run.folder}"
             + (f"; it stands at {begun[-1].name}: `supersam-hf ofb search` goes on from there." if begun else ".")
         )
     report = read_json(run.folder / "search.json")
-    model = run.load(run.folder / "searched")
+    model = run.load(run.folder / found)
     counted = {"params": count_parameters(model.config), "macs": count_macs(model.config)}
     if any(report[key] != value for key, value in counted.items()):
         raise ValueError(
-            f"{run.folder}/searched has {counted['params']:,} parameters and {counted['macs']:,} MACs, "
+            f"{run.folder}/{found} has {counted['params']:,} parameters and {counted['macs']:,} MACs, "
             f"{run.folder}/search.json says {report['params']:,} and {report['macs']:,}: search anew."
         )
     run.write_model("subnet", model, run.processor)
     share = counted["macs"] / report["original"]["macs"]
     size = f"{counted['params']:,} parameters, {counted['macs'] / 1e9:.4g} GMACs ({share:.1%} of the original)"
-    print(f"from {run.folder}/searched: {size}, written to {run.folder}/subnet")
+    print(f"from {run.folder}/{found}: {size}, written to {run.folder}/subnet")
 
 
 def finetune(run: OfbRun) -> None:
     """`finetuned/`: the found model retrained; where there is none, the model that the run starts from (transfer)."""
     args = run.recipe.finetune
-    found = run.saved("subnet", "searched")
+    found = run.saved("subnet", *FOUND)
     model = finetune_classifier(
         run.original() if found is None else found,
         run.train_loader,
@@ -105,7 +141,7 @@ def finetune(run: OfbRun) -> None:
 def measure(run: OfbRun) -> None:
     """`measurement.json`: size, work, latency, throughput and peak memory of the furthest model of the run, or of the
     checkpoint as it is, with all its labels: no data is needed."""
-    args, model = run.recipe.measure, run.saved("finetuned", "subnet", "searched", "pretrained")
+    args, model = run.recipe.measure, run.saved("finetuned", "subnet", *FOUND, "pretrained")
     if model is None and run.recipe.pretrain.enabled:
         raise ValueError(f"There is no model in {run.folder} to measure yet: `supersam-hf ofb pretrain` makes one.")
     write_measurement(run, args, run.checkpoint() if model is None else model)

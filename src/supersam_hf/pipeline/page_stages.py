@@ -10,7 +10,7 @@ from .costs import cost_file
 
 STAGES = {
     "supersam": ("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "report"),
-    "ofb": ("pretrain", "search", "extract", "finetune", "report"),
+    "ofb": ("pretrain", "search", "prune", "extract", "finetune", "report"),
 }
 # Verbs that are no stage of a pipeline, and the file that shows that they are done.
 APART = {"bimask": "bimask.json", "finetune": "finetuned/config.json", "adapt": "adapt.json"}
@@ -26,7 +26,10 @@ def stage_states(folder: Path, method: str, recipe: dict[str, Any]) -> list[dict
     """The stages that the recipe asks for: done, begun (and how far), or still to come; also what was done apart from
     the pipeline, alone if nothing of the pipeline was."""
     off = {"pretrain": not recipe["pretrain"]["enabled"], "finetune": not recipe.get("retrain", True)}
-    if method == "supersam":
+    if method == "ofb":
+        once = recipe.get("method") == "one-shot"
+        off |= {"search": once, "prune": not once}
+    else:
         off |= {
             "rank-layers": not recipe["rank_layers"]["enabled"],
             "evaluate-before": not recipe["evaluate"]["before"],

@@ -21,7 +21,7 @@ from .cards.supersam_record import pareto, search_record, seeds
 
 FORMAT_VERSION = 1
 SUPERSAM_NAMES = ("subnet", "supernet", "finetuned", "adapter", "largest", "smallest", "pareto-0", "pareto-1", "...")
-OFB_NAMES = ("subnet", "searched", "finetuned")
+OFB_NAMES = ("subnet", "searched", "pruned", "finetuned")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _digest(model: Any) -> str:
 
 def _method(records: RunRecords, name: str) -> str:
     """Which of the two a run is of, by any model that it has."""
-    for saved in ("supernet", "subnet", "searched", "finetuned", "pretrained"):
+    for saved in ("supernet", "subnet", "searched", "pruned", "finetuned", "pretrained"):
         if _has(records, saved):
             model_type = AutoConfig.from_pretrained(records.folder / saved, trust_remote_code=False).model_type
             return "ofb" if model_type in CLASSIFIERS else "supersam"
@@ -160,8 +160,9 @@ def _classifier(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any]:
         raise ValueError("`stock` is of a SAM; a classifier cannot be written so.")
     if name not in OFB_NAMES:
         raise ValueError(f"`name` is {name!r}; of an OFB run it may be one of {list(OFB_NAMES)}.")
-    # The extracted one is the searched one, checked.
-    folder = _model_folder(records, "searched" if name == "subnet" and not _has(records, "subnet") else name)
+    if name == "subnet" and not _has(records, "subnet"):  # the extracted one is the found one, checked
+        name = "pruned" if _has(records, "pruned") else "searched"
+    folder = _model_folder(records, name)
     return load_classifier(folder).eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
 
 

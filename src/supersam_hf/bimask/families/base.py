@@ -4,7 +4,7 @@ A family describes these; everything else (options, masks, cuts, budget, deploym
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -156,6 +156,14 @@ class Family(ABC):
     @abstractmethod
     def architecture(self, shape: Any) -> dict[str, Any]:
         """The sizes in words: the streams', and lists with one number a block."""
+
+    def without_layers(self, model: Any, layers: Collection[int]) -> Any:
+        """The model without these layers, the others in their order; `model` is used up.
+
+        Raises:
+            ValueError: If models of this family need all of theirs.
+        """
+        raise ValueError(f"{type(model).__name__} keeps all its layers: `drop_layers` must be 0.")
 
     @abstractmethod
     def patches(self, model: Any, position: Position) -> Patches:

@@ -1,6 +1,6 @@
 """SAM's image encoder: MLP widths, heads, and Q-K-V channels, which all heads share like their relative positions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...elastic.cost import LayerShape, SamShape, count_macs, count_parameters, layer_macs
-from ...models.supersam import SuperSamModel
+from ...models.supersam import Subnet, SuperSamModel
 from ...models.supersam.extraction_supersam import layer_values
 from ..space import SearchSpace
 from ..submodules import Slice, Submodule
@@ -52,7 +52,8 @@ class SamFamily(Family):
         return [Stream([], [], [], [])]
 
     def submodules(self, model: Any, space: SearchSpace) -> dict[str, Submodule]:
-        if space.embedding_ratio is not None:
+        width = model.config.vision_config.hidden_size
+        if space.embedding_sizes(width) != [width]:
             raise ValueError("`space.embedding_ratio` must be null: the embedding of a SAM keeps its width.")
         return super().submodules(model, space)
 
@@ -62,6 +63,12 @@ class SamFamily(Family):
             SamBlock(layer.attn, layer.mlp, [layer.layer_norm1, layer.layer_norm2], positions=_positions(layer.attn))
             for layer in encoder.layers
         ]
+
+    def without_layers(self, model: Any, layers: Collection[int]) -> Any:
+        config = model.config.vision_config
+        widths = [one for i, one in enumerate(zip(*config.layer_widths)) if i not in layers]
+        kept = tuple(i for i in range(config.num_hidden_layers) if i not in layers)
+        return model.extract(Subnet(kept, *zip(*widths)))
 
     def stream_widths(self, shape: SamShape) -> tuple[int, ...]:
         return (shape.hidden_size,)

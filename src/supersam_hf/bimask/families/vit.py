@@ -1,5 +1,6 @@
 """ViT and DeiT classifiers: one stream, the embedding, through all layers."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,11 @@ class ViTFamily(Family):
             for layer in model.vit.layers
         ]
 
+    def without_layers(self, model: Any, layers: Collection[int]) -> Any:
+        kept = [layer for i, layer in enumerate(model.vit.layers) if i not in layers]
+        model.vit.layers = nn.ModuleList(kept)
+        return model
+
     def stream_widths(self, shape: ViTShape) -> tuple[int, ...]:
         return (shape.hidden_size,)
 
@@ -57,6 +63,7 @@ class ViTFamily(Family):
         # Layers that are like the first need no entry of their own.
         own = {i: layer for i, layer in enumerate(layers) if layer != layers[0]}
         values: dict[str, Any] = {"hidden_size": shape.hidden_size, "pooler_output_size": None, **layers[0]}
+        values["num_hidden_layers"] = len(layers)
         return values | {"per_layer_config": own or None}
 
     def architecture(self, shape: ViTShape) -> dict[str, Any]:

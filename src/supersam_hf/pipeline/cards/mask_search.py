@@ -7,6 +7,7 @@ from typing import Any
 from ...elastic.cost import count_macs, count_parameters
 from ...escape import code
 from ...hub.facts import Layer, Limit
+from ..mask_search import one_shot_line
 
 
 WIDTHS = {"heads": "num_attention_heads", "channels a head": "head_dim", "MLP": "intermediate_size"}
@@ -38,6 +39,11 @@ def layers(original: dict[str, Any], found: dict[str, Any]) -> list[Layer]:
 
 def why(found: dict[str, Any]) -> list[str]:
     """How it came to these widths."""
+    if "one_shot" in found:
+        return [
+            f"Why these: pruned at once by {one_shot_line(found['one_shot'])}. The least important units left, before "
+            "any training, until the budget held."
+        ]
     lines = [
         "Why these: one training learned an importance for every channel, head and hidden unit, and how many of them "
         "each layer keeps; the least important left as it went."
@@ -57,6 +63,9 @@ def why(found: dict[str, Any]) -> list[str]:
 
 def search_lines(found: dict[str, Any], pmim: bool) -> list[str]:
     """How long the search was, and what it could have found."""
+    if "one_shot" in found:
+        how = found["one_shot"]
+        return [f"Importance was measured on {how['num_images']:,} training images. Seed {how['seed']:d}."]
     steps = f"{found['search_steps']:,} of the {found['max_steps']:,} training steps searched"
     lines = [f"Bi-mask search, preset {code(found['preset'])}: {steps}. Seed {found['seed']:d}."]
     smallest = found["smallest"]

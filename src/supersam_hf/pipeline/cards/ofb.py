@@ -34,7 +34,8 @@ def classifier_facts(
     found = architecture(model)
     original, evaluated = original_architecture(records.folder / "search"), records.evaluated_on
     finetuned, hardware = name == "finetuned", records.results.get("hardware")
-    trainings = (["search"] if records.search is not None else []) + (["finetune"] if finetuned else [])
+    once = records.search is not None and "one_shot" in records.search
+    trainings = ([] if records.search is None else ["prune" if once else "search"]) + (["finetune"] * finetuned)
     costs = records.costs(*trainings)
     named = f"{'OFB' if records.search is not None else 'Image'} classifier, {count_parameters(config):,} parameters"
     return CardFacts(
@@ -62,7 +63,11 @@ def classifier_facts(
         versions=records.versions(config),
         figures={"architecture.png": "Heads and widths kept, layer by layer"} if original is not None else {},
         eval_split=None if evaluated is None else evaluated["eval_split"],
-        extra={"num_labels": config.num_labels, "why": [] if records.search is None else why(records.search)},
+        extra={
+            "num_labels": config.num_labels,
+            "one_shot": once,
+            "why": [] if records.search is None else why(records.search),
+        },
     )
 
 
@@ -75,9 +80,10 @@ def rows(records: RunRecords, name: str, model: Any, weights: str | None = None)
         table.append(_row("original", records.rows["original"]))
     elif records.search is not None:
         table.append(Row("original", records.search["original"]["params"], records.search["original"]["macs"]))
-    if name == "finetuned" and "searched" in records.rows:
-        table.append(_row("found, before retraining", records.rows["searched"]))
-    measured = records.measured("finetuned" if name == "finetuned" else "searched", weights)
+    found = "pruned" if "pruned" in records.rows else "searched"
+    if name == "finetuned" and found in records.rows:
+        table.append(_row("found, before retraining", records.rows[found]))
+    measured = records.measured("finetuned" if name == "finetuned" else found, weights)
     if measured is None or measured["params"] != params:
         return [*table, Row("this model", params, macs, this=True)]
     return [*table, _row("this model", measured, this=True)]
@@ -91,7 +97,9 @@ def search_record(records: RunRecords) -> dict[str, Any]:
 
 def seeds(records: RunRecords) -> dict[str, int]:
     """Every seed that decided something, by what it decided."""
-    named = {} if records.search is None else {"search": records.search["seed"]}
+    found = records.search or {}
+    named = {"pruning": found["one_shot"]["seed"]} if "one_shot" in found else {}
+    named |= {"search": found["seed"]} if "seed" in found else {}
     args = records.trained("finetune")
     named |= {} if args is None else {"retraining": args["seed"]}
     return named | ({} if records.trained_on is None else {"data": records.trained_on["seed"]})
@@ -106,7 +114,10 @@ def _row(name: str, measured: dict[str, Any], this: bool = False) -> Row:
 def _origin(records: RunRecords, finetuned: bool) -> str:
     if records.search is None:
         return "fine-tuned" if finetuned else "a classifier"
-    return "the network that one search found" + (", retrained" if finetuned else "")
+    one = (
+        "the network that was pruned at once" if "one_shot" in records.search else "the network that one search found"
+    )
+    return one + (", retrained" if finetuned else "")
 
 
 def _streams(architecture: dict[str, Any]) -> str:
@@ -119,7 +130,8 @@ def _pmim(records: RunRecords) -> bool:
 
 
 def _training_lines(records: RunRecords, finetuned: bool) -> list[str]:
-    stages = {"pretrain": "Trained from nothing", "search": "Search and training together"}
+    stages = {"pretrain": "Trained from nothing"}
+    stages |= {} if "one_shot" in (records.search or {}) else {"search": "Search and training together"}
     stages |= {"finetune": "Retraining"} if finetuned else {}
     trainings = {what: records.trained(stage) for stage, what in stages.items()}
     return [training_line(what, args) for what, args in trainings.items() if args is not None]
