@@ -1,4 +1,4 @@
-"""One-shot pruning: importances against brute force and closed forms, budgets met, what stays is what the weights say."""
+"""One-shot pruning: importances against brute force and closed forms, budgets kept, cuts and refits exact."""
 
 import copy
 from typing import Any

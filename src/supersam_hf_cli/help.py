@@ -61,16 +61,8 @@ SHORT: dict[str, tuple[str, ...]] = {
     ),
     "ofb run": (
         *("config", "output_dir", "dry_run", "redo", "seed", "model.name", "model.new_labels", *IMAGES),
-        *(
-            "data.batch_size",
-            "pretrain.enabled",
-            "method",
-            "prune.max_macs",
-            "search.max_macs",
-            "search.max_params",
-            "search.preset",
-        ),
-        *("search.max_steps", "search.mixed_precision", "finetune.max_steps", "finetune.learning_rate"),
+        *("pretrain.enabled", "method", "search.max_macs", "search.max_params", "search.preset"),
+        *("search.max_steps", "finetune.max_steps"),
     ),
     "ofb pretrain": (
         *("config", "output_dir", "dry_run", "seed", *IMAGES, "data.batch_size"),
@@ -79,8 +71,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "ofb search": (*START, *IMAGES, "data.batch_size", *_of("search", "max_macs", "max_params", "preset", *TRAINING)),
     "ofb prune": (
         *(*START, *IMAGES, "data.batch_size"),
-        *_of("prune", *("max_macs", "max_params", "method", "scope", "attention", "embedding", "drop_layers")),
-        *_of("prune", "reconstruct", "round_to", "num_images"),
+        *_of("prune", "max_macs", "max_params", "method", "scope", "attention", "embedding", "drop_layers"),
     ),
     "ofb extract": ("config", "output_dir", "dry_run", "model.name", "model.revision"),
     "ofb finetune": (*START, "model.new_labels", *IMAGES, "data.batch_size", *_of("finetune", *TRAINING, "teacher")),
