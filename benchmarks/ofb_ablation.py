@@ -9,9 +9,13 @@ Every method has the same images, steps, rates and augmentation and the same lim
 - original: not cut and not trained; trained: not cut, trained for as many steps as the searches, with the recipe's
   `mix_after`;
 - bimask: the search as the recipe has it; no_pmim: without PMIM; ordinal: units ranked by index;
-- magnitude: cut before the first step, every dimension but the heads to about the same share, the units with the
-  smallest weights first; random: a random network of the space within 10 % below the limit, its units by magnitude.
-  Both are trained like `trained`.
+- random, magnitude, taylor: pruned before the first step (`supersam_hf.prune`), every layer alike, the embedding
+  whole, then trained like `trained`; taylor_isomorphic, taylor_global: ranked within each kind, and all together;
+  refit: taylor, and what stays is fitted by least squares to make up for what left;
+- whole_first: a quarter of the steps train the whole network, then refit, then the rest, learning from that network:
+  what `--method one-shot` does. whole_first_no_kd, whole_first_no_refit: without the one or the other.
+
+`NAME+kd`: the same, learning from the original as it was, too (soft, temperature 3, half of the loss).
 
 More of Table 5 by name (`--methods constant_mask no_entropy no_variance no_l1 ordinal_no_pmim`). `--methods`,
 `--budgets`, `--seeds` choose; a finished run is not run again, so that several processes can share the work: start it
@@ -20,6 +24,7 @@ all models in turn, over the original's). Writes `results.{json,md}` in `output_
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -32,11 +37,6 @@ import torch
 from common import latency_ratios, spread
 
 from supersam_hf.bimask.cost import physical_shape
-from supersam_hf.bimask.extract import deploy
-from supersam_hf.bimask.masking import MaskedModel
-from supersam_hf.bimask.prune import cut_to_live
-from supersam_hf.bimask.scores import BiMask
-from supersam_hf.bimask.submodules import Submodule
 from supersam_hf.classification import evaluate_classifier
 from supersam_hf.cli import recipe_parser
 from supersam_hf.elastic.cost import count_macs, count_parameters
@@ -44,12 +44,25 @@ from supersam_hf.files import write_json
 from supersam_hf.measure import hardware
 from supersam_hf.models.classifiers import load_classifier
 from supersam_hf.ofb_recipe import OfbRecipe
+from supersam_hf.oneshot import PruneArguments, prune_once
+from supersam_hf.oneshot.batches import calibration_batches, class_loss
 from supersam_hf.pipeline.ofb_context import OfbRun
 from supersam_hf.training.bimask import train_bimask
 from supersam_hf.training.finetune import ClassifierFinetuneArguments, finetune_classifier
 
 
-METHODS = ("original", "trained", "bimask", "no_pmim", "ordinal", "magnitude", "random")
+ONE_SHOT: dict[str, dict[str, Any]] = {
+    "random": {"method": "random", "reconstruct": False},
+    "magnitude": {"method": "magnitude", "reconstruct": False},
+    "taylor": {"reconstruct": False},
+    "taylor_isomorphic": {"scope": "isomorphic", "reconstruct": False},
+    "taylor_global": {"scope": "global", "reconstruct": False},
+    "refit": {},
+    "whole_first": {},
+    "whole_first_no_kd": {},
+    "whole_first_no_refit": {"reconstruct": False},
+}
+METHODS = ("original", "trained", "bimask", "no_pmim", "ordinal", *ONE_SHOT)
 # Further rows of Table 5, by name: its (b) and (d).
 VARIANTS: dict[str, dict[str, Any]] = {
     "bimask": {},
@@ -65,7 +78,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *VARIANTS))
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=(*METHODS, *VARIANTS, *(f"{name}+kd" for name in ("trained", *ONE_SHOT))),
+    )
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.75])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--latency_batches", type=int, nargs="+", default=[1], help="images")
@@ -92,18 +110,21 @@ def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
     search = replace(recipe.search, max_macs=budget, seed=seed, **VARIANTS.get(method, {}))
     data = replace(recipe.data, seed=seed)
     run = OfbRun(replace(recipe, output_dir=str(folder), data=data, search=search))
-    model, started = run.original(), time.perf_counter()
+    model, started, cpu = run.original(), time.perf_counter(), time.process_time()
     original = count_macs(physical_shape(model))
-    decided = None
+    base, _, distilled = method.partition("+")
+    args, decided = same_training(search), None
     if method == "original":
         pass  # as it is: what pruning and training start from
-    elif method in ("trained", "magnitude", "random"):
-        if method != "trained":
-            model = prune_at_once(model, run, budget * original, random=method == "random", seed=seed)
-        model = finetune_classifier(model, run.train_loader, same_training(search), folder / "train")
+    elif base == "trained":
+        model = finetune_classifier(model, run.train_loader, args, folder / "train")
+    elif base in ONE_SHOT:
+        prune = PruneArguments(max_macs=budget, seed=seed, **ONE_SHOT[base])
+        model = trained_at_once(model, run, prune, args, base, bool(distilled), folder)
     else:
         model, report = train_bimask(model, recipe.space, run.train_loader, search, folder / "train")
         decided = report["decided_by_search"]
+    cpu = time.process_time() - cpu
     scores = evaluate_classifier(model.eval(), run.eval_loader)
     shape = physical_shape(model)
     result = {"method": method, "budget": budget, "seed": seed, "macs": count_macs(shape), "original": original}
@@ -111,11 +132,34 @@ def one(recipe: OfbRecipe, method: str, budget: float, seed: int) -> None:
     result |= {
         "steps": search.max_steps,
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": cpu,
         "hardware": hardware(run.state.device),
     }
     model.save_pretrained(folder / "model")
     write_json(folder / "result.json", result)
     print(json.dumps({k: v for k, v in result.items() if k != "hardware"}), flush=True)
+
+
+def trained_at_once(
+    model: Any,
+    run: OfbRun,
+    prune: PruneArguments,
+    args: ClassifierFinetuneArguments,
+    base: str,
+    kd: bool,
+    folder: Path,
+) -> Any:
+    """Pruned and trained, in as many steps as `args` has; `whole_first` spends a quarter of them before it prunes."""
+    teacher = copy.deepcopy(model) if kd else None
+    if base.startswith("whole_first"):
+        first = args.max_steps // 4
+        model = finetune_classifier(model, run.train_loader, replace(args, max_steps=first), folder / "whole")
+        args = replace(args, max_steps=args.max_steps - first)
+        teacher = None if base == "whole_first_no_kd" else copy.deepcopy(model)
+    model = pruned_at_once(model, run, prune)
+    if teacher is not None:
+        args = replace(args, loss=replace(args.loss, distillation="soft", temperature=3.0, distillation_weight=0.5))
+    return finetune_classifier(model, run.train_loader, args, folder / "train", teacher=teacher)
 
 
 def same_training(search: Any) -> ClassifierFinetuneArguments:
@@ -127,70 +171,9 @@ def same_training(search: Any) -> ClassifierFinetuneArguments:
     return ClassifierFinetuneArguments(**values, mix=search.mix_after, layer_decay=1.0, ema_decay=None)
 
 
-def prune_at_once(model: Any, run: OfbRun, limit: float, *, random: bool, seed: int) -> Any:
-    """The model cut to at most `limit` MACs, its units by magnitude."""
-    masked = MaskedModel(model, run.recipe.space, pmim=None).to(model.device)
-    masked.lam = 0.0
-    for name, mask in masked.masks.items():
-        mask.score.data = magnitudes(masked.submodules[name], mask)
-    shape, generator = physical_shape(model), torch.Generator().manual_seed(seed)
-    if not random:
-        take_shares(masked, *largest_shares(masked, limit))
-    while random:
-        take_random(masked, generator)
-        if 0.9 * limit <= count_macs(shape_of_live(masked, shape)) <= limit:
-            break
-    cut_to_live(masked)
-    return deploy(masked)
-
-
-def magnitudes(submodule: Submodule, mask: BiMask) -> torch.Tensor:
-    """L2 norm of all that a unit has in the weights, (groups, units)."""
-    count = mask.groups * mask.units
-    total = torch.zeros(count, device=mask.score.device)
-    for piece in submodule.sliced:
-        if piece.entries != "all":  # the same for all units of a head, or for a channel of all heads
-            continue
-        weight = getattr(piece.module, piece.name).detach().movedim(piece.dim, 0)
-        total += weight.unflatten(0, (piece.copies, count)).transpose(0, 1).flatten(1).square().sum(1)
-    norms = total.sqrt().view(mask.groups, mask.units)
-    # standardised: scores are ranked after a sigmoid, which is flat for large ones
-    return (norms - norms.mean()) / norms.std()
-
-
-def largest_shares(masked: MaskedModel, limit: float) -> tuple[float, float]:
-    """Shares of the embedding and of all other dimensions, at most 15 % apart, with the most MACs within the limit."""
-    shape, found = physical_shape(masked.model), []
-    for embedding in range(50, 101):
-        for others in range(max(25, embedding - 15), min(100, embedding + 15) + 1):
-            take_shares(masked, embedding / 100, others / 100)
-            macs = count_macs(shape_of_live(masked, shape))
-            if macs <= limit:
-                found.append((macs, -abs(embedding - others), embedding / 100, others / 100))
-    return max(found)[2:]
-
-
-def take_shares(masked: MaskedModel, embedding: float, others: float) -> None:
-    """All groups of every submodule, with the most units that are at most these shares."""
-    for name, mask in masked.masks.items():
-        limit = (embedding if masked.submodules[name].kind == "embedding" else others) * mask.units
-        decide(mask, -1, max([i for i, size in enumerate(mask.unit_sizes) if size <= limit], default=0))
-
-
-def take_random(masked: MaskedModel, generator: torch.Generator) -> None:
-    """A random cell of every submodule: the largest of one to six draws, so that networks of all sizes come up."""
-    draws = int(torch.randint(1, 7, (), generator=generator))
-    for mask in masked.masks.values():
-        decide(mask, *(int(torch.randint(size, (draws,), generator=generator).max()) for size in mask.live.shape))
-
-
-def decide(mask: BiMask, row: int, column: int) -> None:
-    mask.live.zero_()
-    mask.live[row, column] = True
-
-
-def shape_of_live(masked: MaskedModel, shape: Any) -> Any:
-    return masked.family.resized(shape, {name: mask.live_sizes() for name, mask in masked.masks.items()})
+def pruned_at_once(model: Any, run: OfbRun, args: PruneArguments) -> Any:
+    batches = calibration_batches(run.calibration_loader(), args.num_images, model.device) if args.needs_images else []
+    return prune_once(model, args, batches, class_loss)[0]
 
 
 def latencies(folders: list[Path], batch: int) -> dict[str, float]:
@@ -220,13 +203,20 @@ def summarise(folder: Path, batches: list[int]) -> None:
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """A line a budget and method: means and standard deviations over the seeds."""
     batches = list(dict.fromkeys(batch for row in rows for batch in row.get("latency_ratios", ())))
-    heads = ["budget", "method", "steps", "MACs", *(f"latency, batch of {batch}" for batch in batches)]
+    heads = ["budget", "method", "steps", "CPU s", "MACs", *(f"latency, batch of {batch}" for batch in batches)]
     heads += ["top-1", "top-5", "runs"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for budget, method in groups(rows):
         mine = [row for row in rows if (row["budget"], row["method"]) == (budget, method)]
         steps = "" if method == "original" else str(mine[0]["steps"])
-        cells = [f"{budget:.0%}", method, steps, f"{statistics.mean(r['macs'] / r['original'] for r in mine):.1%}"]
+        seconds = f"{statistics.mean(row['cpu_seconds'] for row in mine):.0f}"
+        cells = [
+            f"{budget:.0%}",
+            method,
+            steps,
+            seconds,
+            f"{statistics.mean(r['macs'] / r['original'] for r in mine):.1%}",
+        ]
         cells += [f"{statistics.mean(row['latency_ratios'][batch] for row in mine):.2f}" for batch in batches]
         cells += [spread([row[key] for row in mine], 1) for key in ("top1", "top5")]
         lines.append(f"| {' | '.join([*cells, str(len(mine))])} |")
@@ -234,21 +224,21 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def gaps(rows: list[dict[str, Any]]) -> list[str]:
-    """How far the search is from each other method, seed by seed."""
+    """How far each method is from plain Taylor pruning, the simplest alternative, seed by seed."""
     found = {(row["budget"], row["method"], row["seed"]): row["top1"] for row in rows}
     lines = []
     for budget, method in groups(rows):
-        seeds = [seed for b, m, seed in found if (b, m) == (budget, "bimask") and (budget, method, seed) in found]
-        apart = [found[budget, "bimask", seed] - found[budget, method, seed] for seed in seeds]
-        if apart and method != "bimask":
+        seeds = [seed for b, m, seed in found if (b, m) == (budget, "taylor") and (budget, method, seed) in found]
+        apart = [found[budget, method, seed] - found[budget, "taylor", seed] for seed in seeds]
+        if apart and method != "taylor":
             each = ", ".join(f"{100 * gap:+.1f}" for gap in apart)
-            lines.append(f"- {budget:.0%}: top-1 of bimask - {method}, by seed: {spread(apart, 1)} ({each})")
+            lines.append(f"- {budget:.0%}: top-1 of {method} - taylor, by seed: {spread(apart, 1)} ({each})")
     return lines
 
 
 def groups(rows: list[dict[str, Any]]) -> list[tuple[float, str]]:
     """The budgets and methods that were run, in the order of the methods."""
-    methods = list(dict.fromkeys((*METHODS, *VARIANTS)))
+    methods = [name + kd for name in dict.fromkeys((*METHODS, *VARIANTS)) for kd in ("", "+kd")]
     return sorted({(row["budget"], row["method"]) for row in rows}, key=lambda one: (one[0], methods.index(one[1])))
 
 

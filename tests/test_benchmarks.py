@@ -190,18 +190,6 @@ def test_a_figure_of_nothing_is_refused(tmp_path: Path) -> None:
         benchmarks.plot_benchmarks([{"benchmark": "a", "dtype": "fp16", "rows": []}], tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("random", [False, True])
-def test_pruning_at_once_keeps_the_limit(common: Any, random: bool) -> None:
-    """What searches are compared with, of a family with an embedding a stage and tables a head."""
-    ablation = importlib.import_module("ofb_ablation")
-    model = tiny_swin()
-    run = SimpleNamespace(recipe=SimpleNamespace(space=SearchSpace()))
-    limit = 0.6 * count_macs(model.config)
-    found = ablation.prune_at_once(model, run, limit, random=random, seed=0)
-    assert 0.7 * limit < count_macs(found.config) <= limit
-    assert found(torch.randn(1, 3, 32, 32)).logits.shape == (1, model.config.num_labels)
-
-
 def test_the_ablation_reads_a_recipe(common: Any) -> None:
     recipe = str(BENCHMARKS.parent / "recipes" / "ofb_swin" / "cifar10_cpu.yaml")
     found = importlib.import_module("ofb_ablation").ofb_recipe(["--config", recipe, "--search.max_steps", "400"])

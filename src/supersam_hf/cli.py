@@ -46,6 +46,7 @@ SECTIONS = {
 OFB_SECTIONS = {
     "pretrain": ("data", "holdout_images", "pretrain"),
     "search": (*COMMON, "holdout_images", "space", "search"),
+    "train-whole": (*COMMON, "holdout_images", "whole", "finetune"),
     "prune": (*COMMON, "holdout_images", "prune"),
     "extract": ("config", "output_dir", "model"),
     "finetune": (*COMMON, "holdout_images", "finetune"),

@@ -1,11 +1,11 @@
 """A recipe of OFB: every value of a run, one section a stage. What the YAML files and the command line fill in."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .bimask.space import SearchSpace
 from .data.classification_arguments import ImageClassificationArguments
-from .fields import Checked, Count, Place, Side, Text, Whole
+from .fields import Checked, Count, Place, Positive, Side, Text, Whole
 from .oneshot.arguments import PruneArguments
 from .recipe import RunRecipe
 from .training.bimask import BiMaskArguments
@@ -29,6 +29,20 @@ class OfbModelArguments(Checked):
     new_labels: bool = False
     """Transfer: a new head for the dataset's classes; false: the dataset's classes are found in the checkpoint by
     name, and the head's other rows are left out."""
+
+
+@dataclass
+class WholeArguments(Checked):
+    """Training of the whole network before it is pruned at once. All that is not here is as in `finetune`, without its
+    distillation."""
+
+    enabled: bool = True
+    """With method one-shot: train the whole network first, so that importance is measured on a network that knows the
+    data, and what is left can learn from it."""
+    max_steps: Count | None = None
+    """Optimiser steps; null: a third of those of `finetune`."""
+    learning_rate: Positive | None = None
+    """AdamW's peak learning rate; null: that of `finetune`."""
 
 
 @dataclass
@@ -64,7 +78,7 @@ class OfbRecipe(RunRecipe):
     evaluation split. Nothing is chosen by either."""
     method: Literal["bimask", "one-shot"] = "bimask"
     """How `run` finds the smaller network: bimask: `search` learns which units matter while it trains; one-shot:
-    `prune` cuts before any training, and `finetune` trains what is left."""
+    `train-whole` trains the whole network, `prune` cuts it at once, `finetune` trains what is left."""
     retrain: bool = True
     """In the pipeline, retrain the found model; false: it stays as it comes out of the search."""
     model: OfbModelArguments = field(default_factory=OfbModelArguments)
@@ -73,6 +87,7 @@ class OfbRecipe(RunRecipe):
     space: SearchSpace = field(default_factory=SearchSpace)
     """With `search.preset: official`, a section that says nothing stands for the released space."""
     search: BiMaskArguments = field(default_factory=BiMaskArguments)
+    whole: WholeArguments = field(default_factory=WholeArguments)
     prune: PruneArguments = field(default_factory=PruneArguments)
     finetune: ClassifierFinetuneArguments = field(default_factory=ClassifierFinetuneArguments)
     evaluate: EvaluateClassifierArguments = field(default_factory=EvaluateClassifierArguments)
@@ -90,7 +105,30 @@ class OfbRecipe(RunRecipe):
         if self.search.preset == "official" and self.space == SearchSpace():
             self.space = SearchSpace.official()
         self.prune.adopt_budget(self.search)
+        if self.model.new_labels and self.method == "one-shot" and not self.whole.enabled:
+            raise ValueError(
+                "`model.new_labels` gives the model an untrained head, by whose loss no unit's importance can be "
+                "told: leave `whole.enabled` true."
+            )
         self.share_seed(self.data, self.pretrain, self.search, self.prune, self.finetune)
 
+    @property
+    def whole_training(self) -> ClassifierFinetuneArguments:
+        """The training of the whole network, every value."""
+        args, whole = self.finetune, self.whole
+        return replace(
+            args,
+            max_steps=max(1, args.max_steps // 3) if whole.max_steps is None else whole.max_steps,
+            learning_rate=args.learning_rate if whole.learning_rate is None else whole.learning_rate,
+            teacher=None,
+            loss=replace(args.loss, distillation="none"),
+        )
 
-__all__ = ["EvaluateClassifierArguments", "MeasureClassifierArguments", "OfbModelArguments", "OfbRecipe"]
+
+__all__ = [
+    "EvaluateClassifierArguments",
+    "MeasureClassifierArguments",
+    "OfbModelArguments",
+    "OfbRecipe",
+    "WholeArguments",
+]

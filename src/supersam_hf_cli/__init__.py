@@ -29,9 +29,10 @@ VERBS = {
     "convert": "turn an original SAM .pth checkpoint into a folder that from_pretrained loads",
 }
 OFB_VERBS = {
-    "run": "the whole pipeline of a recipe: pretrain?, search or prune, extract, finetune?, report",
+    "run": "the whole pipeline of a recipe: pretrain?, search (or train-whole, prune), extract, finetune?, report",
     "pretrain": "train a small ViT or Swin classifier from scratch",
     "search": "bi-mask search of a ViT, DeiT or Swin under a budget; the network shrinks as it trains",
+    "train-whole": "train the whole network on the data, before it is pruned",
     "prune": "cut a ViT, DeiT or Swin to a budget at once, by the importance of its units; minutes, no training",
     "extract": "save what the search found as a standalone model, checked",
     "finetune": "retrain the found model, or transfer any ViT, DeiT or Swin to other classes",

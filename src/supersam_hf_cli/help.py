@@ -69,6 +69,7 @@ SHORT: dict[str, tuple[str, ...]] = {
         *_of("pretrain", "image_size", "patch_size", "hidden_size", "num_hidden_layers", "depths", *TRAINING),
     ),
     "ofb search": (*START, *IMAGES, "data.batch_size", *_of("search", "max_macs", "max_params", "preset", *TRAINING)),
+    "ofb train-whole": (*START, *IMAGES, "data.batch_size", "whole.*", *_of("finetune", *TRAINING)),
     "ofb prune": (
         *(*START, *IMAGES, "data.batch_size"),
         *_of("prune", "max_macs", "max_params", "method", "scope", "attention", "embedding", "drop_layers"),

@@ -17,6 +17,7 @@ ORDER = (
         "train",
         "search",
         "bimask",
+        "train-whole",
         "prune",
         "extract",
         "finetune",

@@ -19,6 +19,9 @@ STAGES = {
     "search": Stage(
         ofb_stages.search, "searched/config.json", (*DATA, "space", "search"), working="search", parallel=True
     ),
+    "train-whole": Stage(
+        ofb_stages.train_whole, "whole/config.json", (*DATA, "whole", "finetune"), working="train-whole", parallel=True
+    ),
     "prune": Stage(ofb_stages.prune, "pruned/config.json", (*DATA, "prune")),
     "extract": Stage(ofb_stages.extract, "subnet/config.json", ()),
     "finetune": Stage(
@@ -73,5 +76,11 @@ def run_pipeline(run: OfbRun, redo: str | None = None) -> None:
 def switched_off(recipe: OfbRecipe) -> list[str]:
     """The stages that the recipe leaves out of the pipeline."""
     once = recipe.method == "one-shot"
-    on = {"pretrain": recipe.pretrain.enabled, "search": not once, "prune": once, "finetune": recipe.retrain}
+    on = {
+        "pretrain": recipe.pretrain.enabled,
+        "search": not once,
+        "train-whole": once and recipe.whole.enabled,
+        "prune": once,
+        "finetune": recipe.retrain,
+    }
     return [name for name in on if not on[name]]

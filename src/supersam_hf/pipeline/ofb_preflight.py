@@ -31,7 +31,7 @@ from .preflight_model import check_classifier, model_type
 from .runner import Stage
 
 
-TRAININGS = ("pretrain", "search", "finetune")
+TRAININGS = ("pretrain", "search", "train-whole", "finetune")
 # Read the training images without being a training.
 LOOKERS = ("prune",)
 EVAL_READERS = ("report", "evaluate")
@@ -98,13 +98,17 @@ def ofb_preflight(
 
 def trainings(found: OfbPreflight) -> dict[str, EngineArguments]:
     """The arguments of the trainings that would run, by their section."""
-    return {name: getattr(found.run.recipe, name) for name in TRAININGS if name in found.stages}
+    return {name: _training(found.run.recipe, name) for name in TRAININGS if name in found.stages}
+
+
+def _training(recipe: OfbRecipe, name: str) -> EngineArguments:
+    return recipe.whole_training if name == "train-whole" else getattr(recipe, name)
 
 
 def parts_read(recipe: OfbRecipe, stages: Collection[str]) -> list[Part]:
     """The splits that stages read: trainings watch the evaluation split where nothing is held out."""
     ahead = [name for name in TRAININGS if name in stages]
-    watched = any(getattr(recipe, name).eval_steps for name in ahead) and not recipe.holdout_images
+    watched = any(_training(recipe, name).eval_steps for name in ahead) and not recipe.holdout_images
     evaluated = watched or any(name in stages for name in EVAL_READERS)
     train: list[Part] = ["train"] if ahead or any(name in stages for name in LOOKERS) else []
     return [*train, "eval"] if evaluated else train
@@ -171,11 +175,12 @@ def _check_values(found: OfbPreflight) -> None:
             "gives an untrained head, by which no unit's importance can be told: `supersam-hf ofb finetune` first, "
             "then search in what that leaves in `finetuned/`.",
         )
-    if recipe.model.new_labels and "prune" in found.stages and recipe.prune.method == "taylor":
+    trained = "train-whole" in found.stages or found.run.has_model("whole")
+    if recipe.model.new_labels and "prune" in found.stages and not trained:
         problems.add(
             "model.new_labels",
-            "gives an untrained head, by whose loss no unit's importance can be told: `prune.method` wanda or "
-            "magnitude, or `supersam-hf ofb finetune` first.",
+            "gives an untrained head, by whose loss no unit's importance can be told: `supersam-hf ofb train-whole` "
+            "first.",
         )
     named = {"search.teacher": recipe.search.teacher, "finetune.teacher": recipe.finetune.teacher}
     named = {field: name for field, name in named.items() if field.split(".")[0] in found.stages}

@@ -41,7 +41,7 @@ def models_of(run: OfbRun) -> dict[str, Any]:
     # What the run's models call these classes: the checkpoint has names of its own for them, a new head has theirs.
     if not run.recipe.model.new_labels:
         names = _labels(models["original"] if args.original is None else run.original(names))
-    for name in ("searched", "pruned", "finetuned"):
+    for name in ("whole", "searched", "pruned", "finetuned"):
         if run.has_model(name):
             models[name] = run.load(run.folder / name)
             _check_classes(run, name, models[name], names)

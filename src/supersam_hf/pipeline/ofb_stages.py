@@ -64,18 +64,36 @@ def search(run: OfbRun) -> None:
         print(told(report), f"see {run.folder}/search.json")
 
 
+def train_whole(run: OfbRun) -> None:
+    """`whole/`: the network before it is pruned, trained on the data: what importance is measured on."""
+    args = run.recipe.whole_training
+    model = finetune_classifier(
+        run.original(),
+        run.train_loader,
+        args,
+        run.folder / "train-whole",
+        evaluate=_accuracy(run, args),
+        description="train whole",
+        meter=run.meter,
+    )
+    run.write_model("whole", model, run.processor)
+
+
 def prune(run: OfbRun) -> None:
-    """`pruned/`, `search.json` and a figure: the model cut to its budget at once, by the importance of its units.
+    """`pruned/`, `search.json` and a figure: the trained whole network, or where there is none the model that the run
+    starts from, cut to its budget at once, by the importance of its units.
 
     Raises:
         ValueError: If the model has a new, untrained head, by which Taylor could tell nothing.
     """
-    args, model = run.recipe.prune, run.original()
-    if run.recipe.model.new_labels and args.method == "taylor":
-        raise ValueError(
-            "`model.new_labels` gives the model an untrained head, by whose loss no unit's importance can be told: "
-            "`prune.method` wanda or magnitude, or fine-tune first (`supersam-hf ofb finetune`)."
-        )
+    args, model = run.recipe.prune, run.saved("whole")
+    if model is None:
+        if run.recipe.model.new_labels:
+            raise ValueError(
+                "`model.new_labels` gives the model an untrained head, by whose loss no unit's importance can be "
+                "told: `supersam-hf ofb train-whole` first."
+            )
+        model = run.original()
     before = architecture(model)
     loader, device = run.calibration_loader(), run.state.device
     batches = calibration_batches(loader, args.num_images, device) if args.needs_images else []
@@ -132,7 +150,7 @@ def finetune(run: OfbRun) -> None:
         args,
         run.folder / "finetune",
         evaluate=_accuracy(run, args),
-        teacher=_teacher(run, args.teacher),
+        teacher=_teacher(run, args.teacher) if args.loss.distillation == "none" or args.teacher else _whole(run),
         meter=run.meter,
     )
     run.write_model("finetuned", model, run.processor)
@@ -145,6 +163,13 @@ def measure(run: OfbRun) -> None:
     if model is None and run.recipe.pretrain.enabled:
         raise ValueError(f"There is no model in {run.folder} to measure yet: `supersam-hf ofb pretrain` makes one.")
     write_measurement(run, args, run.checkpoint() if model is None else model)
+
+
+def _whole(run: OfbRun) -> Any:
+    """What a found network learns from where no teacher is named: the whole network as it was trained here, or as the
+    run began."""
+    whole = run.saved("whole")
+    return run.original() if whole is None else whole
 
 
 def _teacher(run: OfbRun, name: str | None) -> Any | None:

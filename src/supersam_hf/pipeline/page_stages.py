@@ -10,7 +10,7 @@ from .costs import cost_file
 
 STAGES = {
     "supersam": ("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "report"),
-    "ofb": ("pretrain", "search", "prune", "extract", "finetune", "report"),
+    "ofb": ("pretrain", "search", "train-whole", "prune", "extract", "finetune", "report"),
 }
 # Verbs that are no stage of a pipeline, and the file that shows that they are done.
 APART = {"bimask": "bimask.json", "finetune": "finetuned/config.json", "adapt": "adapt.json"}
@@ -28,7 +28,8 @@ def stage_states(folder: Path, method: str, recipe: dict[str, Any]) -> list[dict
     off = {"pretrain": not recipe["pretrain"]["enabled"], "finetune": not recipe.get("retrain", True)}
     if method == "ofb":
         once = recipe.get("method") == "one-shot"
-        off |= {"search": once, "prune": not once}
+        whole = recipe.get("whole", {}).get("enabled", True)
+        off |= {"search": once, "train-whole": not (once and whole), "prune": not once}
     else:
         off |= {
             "rank-layers": not recipe["rank_layers"]["enabled"],
