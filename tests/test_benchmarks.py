@@ -6,15 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
-from test_bimask_swin import tiny_swin
 
-from supersam_hf import SearchSpace, count_macs
 from supersam_hf.plots import benchmarks
 
 
