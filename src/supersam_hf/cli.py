@@ -38,6 +38,7 @@ SECTIONS = {
     "finetune": (*COMMON, "holdout_images", "finetune"),
     "adapt": (*COMMON, "holdout_images", "cache_gb", "adapt"),
     "bimask": (*COMMON, "holdout_images", "bimask"),
+    "prune": (*COMMON, "holdout_images", "prune"),
     "evaluate": (*COMMON, "cache_gb", "space", "evaluate"),
     "search": (*COMMON, "holdout_images", "cache_gb", "space", "search", "measure"),
     "extract": ("config", "output_dir", "model", "subnet"),

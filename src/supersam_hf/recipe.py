@@ -9,6 +9,7 @@ from .data.arguments import DataArguments, DataPart, data_read
 from .evaluation import CACHE_GB
 from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Seed, Side, Text, Whole
 from .measure.energy import EnergyArguments
+from .oneshot.arguments import PruneArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
 from .training.bimask_sam import SamBiMaskArguments
@@ -199,6 +200,8 @@ class Recipe(RunRecipe):
     search: SearchArguments = field(default_factory=SearchArguments)
     bimask: SamBiMaskArguments = field(default_factory=SamBiMaskArguments)
     """OFB's search on the image encoder, in place of training and searching a supernet; a verb of its own."""
+    prune: PruneArguments = field(default_factory=PruneArguments)
+    """One-shot pruning of the image encoder, in place of training and searching a supernet; a verb of its own."""
     evaluate: EvaluateArguments = field(default_factory=EvaluateArguments)
     measure: MeasureArguments = field(default_factory=MeasureArguments)
 
@@ -212,4 +215,6 @@ class Recipe(RunRecipe):
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
-        self.share_seed(self.data, self.pretrain, self.train, self.finetune, self.adapt, self.search, self.bimask)
+        self.prune.adopt_budget(self.search)
+        trainings = (self.pretrain, self.train, self.finetune, self.adapt)
+        self.share_seed(self.data, *trainings, self.search, self.bimask, self.prune)

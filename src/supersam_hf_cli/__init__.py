@@ -18,6 +18,7 @@ VERBS = {
     "extract": "save a subnet as a standalone model",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
     "bimask": "OFB's search on the image encoder: importance and size of every unit at once, in one training",
+    "prune": "cut the image encoder to a budget at once, by the importance of its units; minutes, no training",
     "export": "a SAM or classifier as ONNX, or with int8 weights, checked against PyTorch and timed beside it",
     "adapt": "LoRA: specialise a supernet (elastic LoRA) or one subnet to a dataset, in a few MB",
     "report": "write a run, finished or not, on one HTML page",

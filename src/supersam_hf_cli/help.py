@@ -49,6 +49,10 @@ SHORT: dict[str, tuple[str, ...]] = {
     "extract": ("config", "output_dir", "dry_run", "model.name", "model.revision", "subnet"),
     "measure": (*START[:4], "subnet", "measure.*", "model.image_size"),
     "bimask": (*START, *DATA, "data.batch_size", *_of("bimask", "max_macs", "max_params", "preset", *TRAINING)),
+    "prune": (
+        *(*START, *DATA, "data.batch_size"),
+        *_of("prune", "max_params", "max_macs", "method", "scope", "attention", "drop_layers", "reconstruct"),
+    ),
     "adapt": (*START, *DATA, "data.batch_size", *_of("adapt", "method", "r", "alpha", "subnet", "merge", *TRAINING)),
     "preview": ("config", "output", "num_images", "split", "image_size", *DATA, "data.patch_size", "data.prompt"),
     "segment": (

@@ -7,13 +7,13 @@ import torch
 from ..elastic.cost import SamShape, count_macs, count_parameters
 from ..elastic.importance import count_evaluations, most_removed
 from ..hub.tables import duration
-from ..models.supersam import ElasticSpace, SuperSamConfig
+from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
 from ..recipe import Recipe
 from ..spread import on_main
 from .budget import resolved
 from .context import Run
 from .estimate import SamTimes, sandwich_memory, time_pieces
-from .mask_search import shape_line, space_lines
+from .mask_search import prune_lines, shape_line, space_lines
 from .plan_lines import (
     checkpoint_lines,
     device_line,
@@ -104,6 +104,12 @@ def _model_lines(plan: Preflight, config: SuperSamConfig) -> list[str]:
         shape, args = SamShape.from_config(config), recipe.bimask
         lines.append(shape_line("original", shape) + " (encoder)")
         return lines if plan.problems else [*lines, *space_lines(shape, args.space, *args.limits)]
+    if plan.stages == ["prune"]:
+        shape = SamShape.from_config(config)
+        lines.append(shape_line("original", shape) + " (encoder)")
+        with torch.device("meta"):
+            model = SuperSamModel(config)
+        return lines if plan.problems else [*lines, *prune_lines(model, recipe.prune)]
     if space is None:
         return [*lines, _subnet_line("as it is", config, None)]
     later = " (until rank-layers has proposed some)" if is_ranked(plan) else ""

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..bimask.budget import make_budget
-from ..bimask.cost import number_of_networks, smallest_shape
+from ..bimask.budget import make_budget, stated_budget
+from ..bimask.cost import number_of_networks, physical_shape, smallest_shape
 from ..bimask.space import SearchSpace
 from ..elastic.cost import count_macs, count_parameters
+from ..oneshot.arguments import PruneArguments
+from ..oneshot.pruning import smallest_reachable
 from ..plots import plot_architecture, plot_bimask, plot_losses, plot_macs
 
 
@@ -59,9 +61,24 @@ def space_lines(shape: Any, space: SearchSpace, max_macs: float | None, max_para
     ]
 
 
+def prune_lines(model: Any, args: PruneArguments) -> list[str]:
+    """Of a pruning that has not begun: the smallest network that it can leave, and the budget. The model may be on the
+    meta device.
+
+    Raises:
+        ValueError: If the budget cannot be kept.
+    """
+    budget = stated_budget(physical_shape(model), *args.limits)
+    kind = {"macs": "MACs", "params": "parameters"}[budget.kind]
+    return [
+        shape_line("smallest", smallest_reachable(model, args)),
+        f"  budget          {budget.limit:,} {kind} ({budget.fraction:.1%})",
+    ]
+
+
 def shape_line(name: str, shape: Any) -> str:
     """What a network of these sizes costs."""
     return f"  {name:<15} {count_parameters(shape):,} parameters, {count_macs(shape) / 1e9:,.4g} GMACs an image"
 
 
-__all__ = ["one_shot_line", "plot_mask_search", "shape_line", "space_lines", "told"]
+__all__ = ["one_shot_line", "plot_mask_search", "prune_lines", "shape_line", "space_lines", "told"]

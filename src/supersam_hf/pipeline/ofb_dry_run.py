@@ -16,7 +16,7 @@ from ..models.classifiers import CLASSIFIERS
 from ..ofb_recipe import OfbRecipe
 from ..spread import on_main
 from ..training.arguments import EngineArguments
-from .mask_search import shape_line, space_lines
+from .mask_search import prune_lines, shape_line, space_lines
 from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
 from .ofb_preflight import OfbPreflight, ofb_preflight, parts_read, trainings
@@ -83,6 +83,10 @@ def _model_lines(plan: OfbPreflight, config: Any) -> list[str]:
     name = "a ViT of its own" if recipe.pretrain.enabled else recipe.model.name
     lines = [f"model: {name}, {shape.image_size} px, {len(shape.mlp_dims)} layers of {_widths(shape)}"]
     lines.append(shape_line("original", shape))
+    if "prune" in plan.stages and not any(problem.field.startswith("prune") for problem in plan.problems):
+        with torch.device("meta"):
+            model = CLASSIFIERS[config.model_type]._from_config(config)
+        lines += prune_lines(model, recipe.prune)
     impossible = any(problem.field.startswith(("search.max", "space")) for problem in plan.problems)
     if "search" not in plan.stages or impossible:
         return lines

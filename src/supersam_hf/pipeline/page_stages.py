@@ -13,7 +13,7 @@ STAGES = {
     "ofb": ("pretrain", "search", "train-whole", "prune", "extract", "finetune", "report"),
 }
 # Verbs that are no stage of a pipeline, and the file that shows that they are done.
-APART = {"bimask": "bimask.json", "finetune": "finetuned/config.json", "adapt": "adapt.json"}
+APART = {"bimask": "bimask.json", "prune": "prune.json", "finetune": "finetuned/config.json", "adapt": "adapt.json"}
 # What a stage writes down one by one, and what a line of it is.
 JOURNALS = {
     "rank-layers": ("ranking/evaluations.jsonl", "evaluation"),

@@ -10,6 +10,7 @@ from .bimask import bimask
 from .context import Run
 from .page import write_page
 from .preflight import refuse, unopened
+from .prune import prune
 from .run_record import sitting
 from .runner import Stage, on_main_process, run_stage, run_stages, stage_record
 from .supersam_preflight import parts_read, preflight
@@ -59,6 +60,7 @@ STAGES = {
 # Trainings that are no part of the pipeline: verbs of their own.
 LATER = {
     "bimask": Stage(bimask, "subnet/config.json", ("data.train", "bimask", "holdout_images"), "bimask", parallel=True),
+    "prune": Stage(prune, "subnet/config.json", ("data.train", "prune", "holdout_images")),
     "finetune": Stage(
         stages.finetune,
         "finetuned/config.json",

@@ -12,6 +12,7 @@ from ..data.load import Part
 from ..elastic.cost import SamShape
 from ..elastic.importance import most_proposed
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
+from ..oneshot.pruning import smallest_reachable
 from ..recipe import Recipe
 from ..search.objective import Budget, unmet
 from ..training.arguments import EngineArguments
@@ -36,7 +37,7 @@ from .runner import Stage
 # Verbs that train: the section of their arguments.
 TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
 # What reads the training images, and the evaluation split; `adapt` reads both.
-TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "finetune", "adapt"}
+TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "prune", "finetune", "adapt"}
 EVAL_READERS = {"evaluate-before", "report", "evaluate", "adapt"}
 # What needs the elastic space that the recipe describes; `adapt` that of a supernet alone.
 SPACE_USERS = {"reorder", "evaluate-before", "train", "search", "extract", "report", "evaluate", "measure"}
@@ -136,6 +137,12 @@ def _check_space(found: Preflight) -> None:
         name = "max_macs" if args.max_macs is not None else "max_params"
         with found.problems.of(f"{section}.{name}"):
             make_budget(SamShape.from_config(config), args.space, *args.limits)
+        return
+    if found.stages == ["prune"]:
+        with torch.device("meta"):
+            model = SuperSamModel(config)
+        with found.problems.of("prune"):
+            smallest_reachable(model, run.recipe.prune)
         return
     used = SPACE_USERS & {*found.stages} or ("adapt" in found.stages and config.elastic_space is not None)
     if stands_alone(config) or not used:

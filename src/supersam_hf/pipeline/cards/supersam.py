@@ -56,10 +56,12 @@ def subnet_facts(
 def _searched_facts(
     records: RunRecords, name: str, model: SuperSamModel, *, repo: str, revision: str, weights: str | None
 ) -> CardFacts:
-    """Of a SAM that a bi-mask search found."""
+    """Of a SAM that a bi-mask search found, or that was pruned at once."""
     config: Any = model.config
     report, original = config.search, mask_search.original_architecture(records.folder / "bimask")
-    shared = _shared(records, config, *(["bimask", "finetune"] if name == "finetuned" else ["bimask"]))
+    once = "one_shot" in report
+    shared = _shared(records, config, "prune" if once else "bimask", *(["finetune"] if name == "finetuned" else []))
+    by = {"one_shot": True} if once else {"bimask": True, "tags": ["ofb"]}
     rows = subnet_rows(records, name, model, weights)
     if not any(row.name == "original" for row in rows):
         rows.insert(0, Row("original", **report["original"]))
@@ -68,13 +70,14 @@ def _searched_facts(
         repo=repo,
         revision=revision,
         title=_title("SAM", repo, model),
-        origin="the network that a bi-mask search found" + (", fine-tuned" if name == "finetuned" else ""),
+        origin=("the network that was pruned at once" if once else "the network that a bi-mask search found")
+        + (", fine-tuned" if name == "finetuned" else ""),
         rows=rows,
         layers=[] if original is None else mask_search.layers(original, report["architecture"]),
         budget=[mask_search.budget(report, config)],
         figures={"architecture.png": "Heads and widths kept, layer by layer"},
         cut=True,
-        extra={"why": mask_search.why(report), "prompt": prompt(records), "bimask": True, "tags": ["ofb"]},
+        extra={"why": mask_search.why(report), "prompt": prompt(records), **by},
         limits=limits(records, cut=True),
         **{**shared, "search_lines": mask_search.search_lines(report, pmim=False)},
     )
