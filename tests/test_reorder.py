@@ -17,6 +17,10 @@ def images(count: int, seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(2, 3, 64, 64, generator=generator) for _ in range(count)]
 
 
+def squares(model: SuperSamModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return model(**batch, multimask_output=False).pred_masks.square().mean()
+
+
 def recorded_inputs(model: SuperSamModel, linear: torch.nn.Module, batches: list[torch.Tensor]) -> torch.Tensor:
     """Every token that enters a linear, as rows."""
     tokens = []
@@ -28,7 +32,7 @@ def recorded_inputs(model: SuperSamModel, linear: torch.nn.Module, batches: list
     return torch.cat(tokens)
 
 
-@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+@pytest.mark.parametrize("method", ["wanda", "magnitude", "taylor"])
 @pytest.mark.parametrize("combine", ["rank", "score"])
 @pytest.mark.parametrize("attention", [(), (24, 48)])
 def test_the_function_is_preserved(
@@ -36,10 +40,12 @@ def test_the_function_is_preserved(
 ) -> None:
     space = space_of(supernet, attention_windows=attention)
     before = {name: p.clone() for name, p in supernet.named_parameters()}
+    batches = [inputs] if method == "taylor" else images(2)
     with torch.no_grad():
         expected = supernet(**inputs).pred_masks
         smallest = supernet(**inputs, subnet=space.smallest()).pred_masks
-        reorder(supernet, space, method, images(2), combine=combine)
+    reorder(supernet, space, method, batches, combine=combine, loss=squares)
+    with torch.no_grad():
         assert torch.allclose(supernet(**inputs).pred_masks, expected, atol=1e-5 * expected.abs().max())
         assert not torch.allclose(supernet(**inputs, subnet=space.smallest()).pred_masks, smallest, atol=1e-3)
     changed = {name.split(".")[2] for name, p in supernet.named_parameters() if not torch.equal(p, before[name])}
@@ -60,6 +66,27 @@ def test_wanda_is_eq_1_over_all_tokens_with_averaged_ranks(supernet: SuperSamMod
     reorder(supernet, space_of(supernet), "wanda", batches)
     assert torch.equal(mlp.lin1.weight, w1[order])
     assert torch.equal(mlp.lin2.weight, w2[:, order])
+
+
+def test_taylor_puts_first_what_the_loss_would_miss_most(supernet: SuperSamModel, inputs: dict) -> None:
+    """The slope of the loss where the columns of one unit fade, unit by unit."""
+    supernet.double()
+    inputs = {name: value.double() for name, value in inputs.items()}
+    weight = supernet.vision_encoder.layers[2].mlp.lin2.weight.data
+    slopes, step = [], 1e-5
+    for unit in range(0, 192, 16):
+        losses = []
+        for factor in (1 + step, 1 - step):
+            weight[:, unit] *= factor
+            with torch.no_grad():
+                losses.append(squares(supernet, inputs).item())
+            weight[:, unit] /= factor
+        slopes.append((abs(losses[0] - losses[1]), unit))
+    columns = {unit: weight[:, unit].clone() for _, unit in slopes}
+    reorder(supernet, space_of(supernet), "taylor", [inputs], loss=squares)
+    after = supernet.vision_encoder.layers[2].mlp.lin2.weight.data.T
+    places = {unit: int((after == columns[unit]).all(1).nonzero()) for unit in columns}
+    assert sorted(places, key=places.__getitem__) == [unit for _, unit in sorted(slopes, reverse=True)]
 
 
 def test_magnitude_takes_absolute_values(supernet: SuperSamModel) -> None:
@@ -121,6 +148,10 @@ def test_bad_requests_are_refused(supernet: SuperSamModel) -> None:
     space = space_of(supernet)
     with pytest.raises(ValueError, match="calibration images"):
         reorder(supernet, space, "wanda")
+    with pytest.raises(ValueError, match="calibration batches"):
+        reorder(supernet, space, "taylor", loss=squares)
+    with pytest.raises(ValueError, match="needs `loss`"):
+        reorder(supernet, space, "taylor")
     with pytest.raises(ValueError, match="`method`"):
         reorder(supernet, space, "movement")
     with pytest.raises(ValueError, match="`combine`"):

@@ -136,12 +136,12 @@ class RankArguments(Checked):
 class ReorderArguments(Checked):
     """Reordering before training."""
 
-    method: Literal["wanda", "magnitude", "none"] = "wanda"
-    """Saliency of a channel."""
+    method: Literal["wanda", "taylor", "magnitude", "none"] = "wanda"
+    """Saliency of a channel: wanda (weights times inputs), taylor (first-order change of the loss), magnitude."""
     combine: Literal["rank", "score"] = "rank"
     """Average the ranks of rows and columns (paper) or their raw scores (released code)."""
     num_images: Count = 16
-    """Training images that calibrate Wanda."""
+    """Training images that calibrate Wanda or Taylor."""
 
 
 @dataclass

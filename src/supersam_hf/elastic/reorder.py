@@ -1,7 +1,7 @@
 """Reordering: the most salient channels first, so that a window keeps them (SuperSAM, section III, Eq. 1)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from ..models.supersam.layers_supersam import SuperSamVisionLayer
 from ..models.supersam.modeling_supersam import SuperSamModel
 
 
-Method = Literal["wanda", "magnitude", "none"]
+Method = Literal["wanda", "taylor", "magnitude", "none"]
 Combine = Literal["rank", "score"]
 LINEARS = ("mlp.lin1", "mlp.lin2", "attn.qkv", "attn.proj")
 
@@ -170,39 +170,107 @@ def _permute_attention(
         permute(layer.attn.rel_pos_w, query_key[0], 1, optimizer)
 
 
-@torch.no_grad()
+def measure_contributions(
+    model: SuperSamModel, batches: Iterable[Any], loss: Callable[[Any, Any], torch.Tensor]
+) -> list[dict[str, torch.Tensor]]:
+    """|Σ w · ∂L/∂w| of every row of `attn.qkv` and every column of `attn.proj` and `mlp.lin2`, mean over batches: to
+    first order, how the loss changes where a channel is left out.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    layers: list[Any] = list(model.vision_encoder.layers)
+    found: list[dict[str, torch.Tensor]] = [{} for _ in layers]
+    count, training = 0, model.training
+    model.eval()
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        loss(model, batch).backward()
+        for layer, own in zip(layers, found):
+            for name, dim in (("attn.qkv", 1), ("attn.proj", 0), ("mlp.lin2", 0)):
+                weight = layer.get_submodule(name).weight
+                value = (weight.detach() * weight.grad).double().sum(dim).abs()
+                own[name] = own[name] + value if name in own else value
+        count += 1
+    model.zero_grad(set_to_none=True)
+    model.train(training)
+    if not count:
+        raise ValueError("Taylor needs calibration batches; `batches` gave none.")
+    return [{name: value / count for name, value in own.items()} for own in found]
+
+
+def taylor_orders(
+    layer: SuperSamVisionLayer, contributions: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """As [`mlp_order`] and [`attention_orders`], by [`measure_contributions`]."""
+    heads = layer.attn.num_attention_heads
+    # (3 * heads * channel,) -> (3, heads, channel)
+    query, key, _ = contributions["attn.qkv"].view(3, heads, -1)
+    query_key = query + key
+    if layer.attn.use_rel_pos:
+        query_key = query_key.mean(0, keepdim=True).expand(heads, -1)
+    values = contributions["attn.proj"].view(heads, -1)
+    return descending(contributions["mlp.lin2"]), (descending(query_key), descending(values))
+
+
 def reorder(
     model: SuperSamModel,
     space: ElasticSpace,
     method: Method = "wanda",
-    batches: Iterable[torch.Tensor] = (),
+    batches: Iterable[Any] = (),
     *,
     combine: Combine = "rank",
     optimizer: torch.optim.Optimizer | None = None,
     reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    loss: Callable[[Any, Any], torch.Tensor] | None = None,
 ) -> None:
     """Sorts the elastic dimensions of every elastic layer, most salient first. The model's function is preserved.
 
     Args:
-        method (`str`): `"wanda"` (Eq. 1, needs `batches`), `"magnitude"` (absolute weights) or `"none"`.
-        batches (`Iterable[torch.Tensor]`): Calibration `pixel_values`, (batch, 3, image_size, image_size) each.
+        method (`str`): `"wanda"` (Eq. 1, needs `batches`), `"taylor"` (first-order change of the loss, needs `batches`
+            and `loss`), `"magnitude"` (absolute weights) or `"none"`.
+        batches (`Iterable`): For Wanda calibration `pixel_values`, (batch, 3, image_size, image_size) each; for Taylor
+            what `loss` takes.
         combine (`str`): `"rank"` averages the ranks of rows and columns (paper), `"score"` the raw scores (code).
         optimizer (`torch.optim.Optimizer`, *optional*): Its moments are permuted too, for reordering in training.
-        reduce (`Callable`, *optional*): Sums a tensor over processes.
+        reduce (`Callable`, *optional*): Sums a tensor over processes, for Wanda.
+        loss (`Callable`, *optional*): `loss(model, batch)`, a scalar with its graph, for Taylor.
 
     Raises:
-        ValueError: For an unknown method or combination, or Wanda without images.
+        ValueError: For an unknown method or combination, Wanda or Taylor without images, or Taylor without a loss.
     """
-    if method not in ("wanda", "magnitude", "none"):
-        raise ValueError(f"`method` must be 'wanda', 'magnitude' or 'none', got {method!r}.")
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be one of {list(get_args(Method))}, got {method!r}.")
     if combine not in ("rank", "score"):
         raise ValueError(f"`combine` must be 'rank' or 'score', got {combine!r}.")
     if method == "none":
         return
+    if method == "taylor":
+        if loss is None:
+            raise ValueError("Taylor needs `loss`, of a model and a batch.")
+        contributions = measure_contributions(model, batches, loss)
+        _permute_layers(model, space, optimizer, lambda i, layer: taylor_orders(layer, contributions[i]))
+        return
     norms = measure_input_norms(model, batches, reduce) if method == "wanda" else None
+
+    def orders(index: int, layer: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        own = None if norms is None else norms[index]
+        return mlp_order(layer, own, combine), attention_orders(layer, own, combine)
+
+    _permute_layers(model, space, optimizer, orders)
+
+
+@torch.no_grad()
+def _permute_layers(
+    model: SuperSamModel,
+    space: ElasticSpace,
+    optimizer: torch.optim.Optimizer | None,
+    orders: Callable[[int, Any], tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]],
+) -> None:
+    """Sorts what is elastic of every elastic layer, in the orders of its MLP and of its attention."""
     for index in space.elastic_layers:
         layer: Any = model.vision_encoder.layers[index]
-        layer_norms = None if norms is None else norms[index]
-        _permute_mlp(layer, mlp_order(layer, layer_norms, combine), optimizer)
+        mlp, attention = orders(index, layer)
+        _permute_mlp(layer, mlp, optimizer)
         if space.attention_windows:
-            _permute_attention(layer, attention_orders(layer, layer_norms, combine), optimizer)
+            _permute_attention(layer, attention, optimizer)

@@ -1,6 +1,7 @@
 """One function a stage. Each reads what earlier stages left in the run's folder and leaves its own output there."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -12,6 +13,7 @@ from ..evaluation import SubnetEvaluator, calibration_images
 from ..files import fingerprint, write_json
 from ..measure import latency_of
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
+from ..oneshot.batches import calibration_batches, prompt_loss
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
 from ..search import Objective, SearchResult, run_search
 from ..training import finetune as finetuning
@@ -80,8 +82,12 @@ def reorder(run: Run) -> None:
     args, model = run.recipe.reorder, run.original()
     space = run.space(model)
     check_budget(model.config, space, run.recipe.search.budget)
-    images = calibration_images(run.calibration_loader(), args.num_images) if args.method == "wanda" else ()
-    reorder_channels(model, space, args.method, images, combine=args.combine)
+    batches: Any = ()
+    if args.method == "wanda":
+        batches = calibration_images(run.calibration_loader(), args.num_images)
+    elif args.method == "taylor":
+        batches = calibration_batches(run.calibration_loader(), args.num_images, model.device)
+    reorder_channels(model, space, args.method, batches, combine=args.combine, loss=prompt_loss)
     run.save_model(model, "reordered", space)
 
 
