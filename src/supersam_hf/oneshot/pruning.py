@@ -66,7 +66,7 @@ def prune_once(model: Any, args: PruneArguments, batches: Iterable[Batch], loss:
             such units.
     """
     family = family_of(model)
-    original = physical_shape(model)
+    original, before = physical_shape(model), architecture(model)
     budget = stated_budget(original, *args.limits)
     batches = list(batches) if args.needs_images else []
     dropped: list[int] = []
@@ -75,7 +75,7 @@ def prune_once(model: Any, args: PruneArguments, batches: Iterable[Batch], loss:
         model = family.without_layers(model, dropped)
     shapes = {"original": original, "smallest": _cut(model, family, args, budget, batches, loss)}
     pruned = standalone(model)
-    report = _report(pruned, args, budget, shapes) | {"dropped_layers": dropped}
+    report = _report(pruned, args, budget, shapes) | {"dropped_layers": dropped, "original_architecture": before}
     pruned.config.search = report
     return pruned, report
 

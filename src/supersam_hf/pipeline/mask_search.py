@@ -1,6 +1,7 @@
 """What a bi-mask search leaves to look at, whatever it searched."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ def plot_mask_search(search: Path, report: dict[str, Any], folder: Path) -> None
     plot_macs(search / "log.jsonl", folder / f"{kind}.png", kind=kind, budget=budget, pruned_at=pruned_at)
     widths = {"original": history[0]["architecture"], "found": report["architecture"]}
     plot_architecture(widths, folder / "architecture.png")
+
+
+def plot_pruned(report: dict[str, Any], folder: Path) -> None:
+    """`architecture.png` of what was pruned at once; layers that left are empty."""
+    pruned = {
+        name: list(value) if isinstance(value, list) else value for name, value in report["architecture"].items()
+    }
+    for name, gone in product(("num_attention_heads", "head_dim", "intermediate_size"), report["dropped_layers"]):
+        pruned[name].insert(gone, 0)  # ascending: each comes to its own place
+    plot_architecture({"original": report["original_architecture"], "pruned": pruned}, folder / "architecture.png")
 
 
 def told(report: dict[str, Any]) -> str:
@@ -81,4 +92,4 @@ def shape_line(name: str, shape: Any) -> str:
     return f"  {name:<15} {count_parameters(shape):,} parameters, {count_macs(shape) / 1e9:,.4g} GMACs an image"
 
 
-__all__ = ["one_shot_line", "plot_mask_search", "prune_lines", "shape_line", "space_lines", "told"]
+__all__ = ["one_shot_line", "plot_mask_search", "plot_pruned", "prune_lines", "shape_line", "space_lines", "told"]

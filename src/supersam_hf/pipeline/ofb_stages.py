@@ -4,19 +4,17 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from ..bimask.extract import architecture
 from ..classification import evaluate_classifier
 from ..elastic.cost import count_macs, count_parameters
 from ..files import read_json, write_json
 from ..oneshot import prune_once
 from ..oneshot.batches import calibration_batches, class_loss
-from ..plots import plot_architecture
 from ..training.bimask import train_bimask
 from ..training.checkpoints import checkpoints
 from ..training.engine import Engine
 from ..training.finetune import finetune_classifier
 from ..training.pretrain_classifier import new_classifier, pretrain_classifier
-from .mask_search import plot_mask_search, told
+from .mask_search import plot_mask_search, plot_pruned, told
 from .measurement import write_measurement
 from .ofb_context import OfbRun
 from .runner import stage_record
@@ -94,14 +92,13 @@ def prune(run: OfbRun) -> None:
                 "told: `supersam-hf ofb train-whole` first."
             )
         model = run.original()
-    before = architecture(model)
     loader, device = run.calibration_loader(), run.state.device
     batches = calibration_batches(loader, args.num_images, device) if args.needs_images else []
     pruned, report = prune_once(model, args, batches, class_loss)
     run.write_model("pruned", pruned, run.processor)
     _forget_found(run, "searched", "search")
     write_json(run.folder / "search.json", report)
-    plot_architecture({"original": before, "pruned": report["architecture"]}, run.folder / "architecture.png")
+    plot_pruned(report, run.folder)
     print(told(report), f"see {run.folder}/search.json")
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...elastic.cost import LayerShape, SamShape, count_macs, count_parameters, layer_macs
 from ...models.supersam import Subnet, SuperSamModel
-from ...models.supersam.extraction_supersam import layer_values
+from ...models.supersam.extraction_supersam import layer_values, subnet_config
 from ..space import SearchSpace
 from ..submodules import Slice, Submodule
 from .base import Amount, Block, Family, Patches, Position, Sizes, Stream
@@ -68,7 +68,11 @@ class SamFamily(Family):
         config = model.config.vision_config
         widths = [one for i, one in enumerate(zip(*config.layer_widths)) if i not in layers]
         kept = tuple(i for i in range(config.num_hidden_layers) if i not in layers)
-        return model.extract(Subnet(kept, *zip(*widths)))
+        subnet = Subnet(kept, *zip(*widths))
+        if model.device.type == "meta":  # there are no weights to take along
+            with torch.device("meta"):
+                return type(model)(subnet_config(model.config, subnet))
+        return model.extract(subnet)
 
     def stream_widths(self, shape: SamShape) -> tuple[int, ...]:
         return (shape.hidden_size,)

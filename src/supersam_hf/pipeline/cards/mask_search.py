@@ -13,8 +13,11 @@ from ..mask_search import one_shot_line
 WIDTHS = {"heads": "num_attention_heads", "channels a head": "head_dim", "MLP": "intermediate_size"}
 
 
-def original_architecture(search: Path) -> dict[str, Any] | None:
-    """Heads and widths before the search that ran in this folder, as its history begins."""
+def original_architecture(search: Path, report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Heads and widths before the search that ran in this folder, as its history begins; of what was pruned at once,
+    as its report has them."""
+    if report is not None and "one_shot" in report:
+        return None if report["dropped_layers"] else report["original_architecture"]  # layers no longer correspond
     history = search / "history.jsonl"
     if not history.is_file():
         return None

@@ -32,7 +32,7 @@ def classifier_facts(
     """
     config: Any = model.config
     found = architecture(model)
-    original, evaluated = original_architecture(records.folder / "search"), records.evaluated_on
+    original, evaluated = original_architecture(records.folder / "search", records.search), records.evaluated_on
     finetuned, hardware = name == "finetuned", records.results.get("hardware")
     once = records.search is not None and "one_shot" in records.search
     trainings = ([] if records.search is None else ["prune" if once else "search"]) + (["finetune"] * finetuned)

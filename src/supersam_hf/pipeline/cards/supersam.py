@@ -58,7 +58,7 @@ def _searched_facts(
 ) -> CardFacts:
     """Of a SAM that a bi-mask search found, or that was pruned at once."""
     config: Any = model.config
-    report, original = config.search, mask_search.original_architecture(records.folder / "bimask")
+    report, original = config.search, mask_search.original_architecture(records.folder / "bimask", config.search)
     once = "one_shot" in report
     shared = _shared(records, config, "prune" if once else "bimask", *(["finetune"] if name == "finetuned" else []))
     by = {"one_shot": True} if once else {"bimask": True, "tags": ["ofb"]}
