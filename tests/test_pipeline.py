@@ -70,13 +70,15 @@ def test_a_run_ends_in_a_table_and_a_standalone_subnet(finished: Path) -> None:
     rows = {row["name"]: row for row in results["rows"]}
     front = json.loads((finished / "search.json").read_text())["front"]
     named = ["original", "largest", "smallest", "sampled 1", "sampled 2"]
-    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found"]
+    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found", "recovered"]
     assert [rows[f"pareto-{i}"]["params"] for i in range(len(front))] == [point["params"] for point in front]
     assert rows["found"]["params"] <= 0.9 * rows["largest"]["params"]
     assert rows["original"]["params"] == rows["largest"]["params"]
     assert rows["smallest"]["params"] <= rows["found"]["params"]
     model = SuperSamModel.from_pretrained(finished / "subnet")
     assert sum(p.numel() for p in model.parameters()) == rows["found"]["params"]
+    assert rows["recovered"]["params"] == rows["found"]["params"]
+    assert rows["recovered"]["weights"] != rows["found"]["weights"]
     assert [row["name"] for row in results["before"]] == [*named, "found"]
     with (finished / "results.csv").open() as file:
         assert [line["name"] for line in csv.DictReader(file)] == list(rows)
@@ -140,7 +142,7 @@ def test_a_finished_run_is_not_run_again(finished: Path, tmp_path: Path, caplog:
     with caplog.at_level("INFO"):
         assert main(argv(copy)) == 0
     assert times() == before
-    assert caplog.text.count("done already") == 8
+    assert caplog.text.count("done already") == 9
 
 
 def test_other_values_are_refused_until_the_stage_is_redone(
@@ -256,6 +258,10 @@ def found_of(folder: Path) -> dict[str, object]:
     return {**found, "search": search, "rows": rows, "before_rows": results["before"]}
 
 
+# What trains, or makes another subnet.
+ALONE = ("pretrain", "train", "extract", "prune", "recover")
+
+
 def test_two_processes_find_what_one_finds(tmp_path: Path, one_thread: None) -> None:
     """A whole run on two; then all that does not train once more with the same weights, in this process."""
     both, alone = tmp_path / "both", tmp_path / "alone"
@@ -266,7 +272,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, one_thread: None) -> 
     assert state["run"]["processes"] == 2
     shutil.copytree(both, alone)
     run = Run(recipe_of("run", *argv(alone, **options)[1:]))
-    again = {name: stage for name, stage in STAGES.items() if name not in ("pretrain", "train", "extract")}
+    again = {name: stage for name, stage in STAGES.items() if name not in ALONE}
     forget(run, again)
     for stage in again.values():
         stage.function(run)

@@ -116,9 +116,11 @@ class OfbRecipe(RunRecipe):
     def whole_training(self) -> ClassifierFinetuneArguments:
         """The training of the whole network, every value."""
         args, whole = self.finetune, self.whole
+        steps = max(1, args.max_steps // 3) if whole.max_steps is None else whole.max_steps
         return replace(
             args,
-            max_steps=max(1, args.max_steps // 3) if whole.max_steps is None else whole.max_steps,
+            max_steps=steps,
+            warmup_steps=min(args.warmup_steps, steps - 1),
             learning_rate=args.learning_rate if whole.learning_rate is None else whole.learning_rate,
             teacher=None,
             loss=replace(args.loss, distillation="none"),

@@ -1,17 +1,18 @@
 """A recipe: every value of a SuperSAM run, one section a stage. What the YAML files and the command line fill in."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .data.arguments import DataArguments, DataPart, data_read
 from .evaluation import CACHE_GB
-from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Seed, Side, Text, Whole
+from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Positive, Seed, Side, Text, Whole
 from .measure.energy import EnergyArguments
 from .oneshot.arguments import PruneArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
+from .training.arguments import EngineArguments
 from .training.bimask_sam import SamBiMaskArguments
 from .training.finetune import FinetuneArguments
 from .training.pretrain import PretrainArguments
@@ -145,6 +146,18 @@ class ReorderArguments(Checked):
 
 
 @dataclass
+class RecoverArguments(Checked):
+    """Recovery: the found subnet trained alone. All that is not here is as in `train`: loss, schedule, precision."""
+
+    enabled: bool = True
+    """Run this stage in the pipeline."""
+    max_steps: Count | None = None
+    """Optimiser steps; null: those of `train`."""
+    learning_rate: Positive | None = None
+    """AdamW's peak learning rate; null: that of `train`."""
+
+
+@dataclass
 class EvaluateArguments(Checked):
     """Evaluation on the evaluation split."""
 
@@ -186,6 +199,9 @@ class Recipe(RunRecipe):
     """Folder of everything the run writes. A stage whose output is there is not run again."""
     holdout_images: Count = 100
     """Last training images, kept out of training, to rank layers and to search on; never the evaluation split."""
+    method: Literal["supernet", "one-shot"] = "supernet"
+    """How `run` finds the smaller network: supernet: train all subnets at once, then search; one-shot: `prune` cuts
+    to the budget at once, and `recover` trains that one network: quicker and better where one budget is all."""
     cache_gb: NonNegative = CACHE_GB
     """Most that ranking, search and evaluation keep of what subnets share, GB; what does not fit is computed anew."""
     model: ModelArguments = field(default_factory=ModelArguments)
@@ -195,6 +211,7 @@ class Recipe(RunRecipe):
     rank_layers: RankArguments = field(default_factory=RankArguments)
     reorder: ReorderArguments = field(default_factory=ReorderArguments)
     train: SandwichArguments = field(default_factory=SandwichArguments)
+    recover: RecoverArguments = field(default_factory=RecoverArguments)
     finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
     adapt: AdaptArguments = field(default_factory=AdaptArguments)
     search: SearchArguments = field(default_factory=SearchArguments)
@@ -216,5 +233,17 @@ class Recipe(RunRecipe):
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
         self.prune.adopt_budget(self.search)
+        if self.method == "one-shot" and self.prune.limits == (None, None):
+            raise ValueError("`method: one-shot` needs a budget: give `prune.max_params` or `prune.max_macs`.")
         trainings = (self.pretrain, self.train, self.finetune, self.adapt)
         self.share_seed(self.data, *trainings, self.search, self.bimask, self.prune)
+
+    @property
+    def recovery(self) -> FinetuneArguments:
+        """The training of the found subnet alone, every value."""
+        shared = {one.name: getattr(self.train, one.name) for one in fields(EngineArguments)}
+        steps = shared["max_steps"] if self.recover.max_steps is None else self.recover.max_steps
+        shared |= {"max_steps": steps, "warmup_steps": min(shared["warmup_steps"], steps - 1)}
+        if self.recover.learning_rate is not None:
+            shared["learning_rate"] = self.recover.learning_rate
+        return FinetuneArguments(**shared, loss=replace(self.train.loss, distillation_weight=0.0))

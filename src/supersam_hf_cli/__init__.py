@@ -7,7 +7,7 @@ from .names import did_you_mean
 
 
 VERBS = {
-    "run": "the whole pipeline of a recipe: pretrain?, rank-layers, reorder, train, search, extract, report",
+    "run": "the whole pipeline of a recipe: pretrain?, rank-layers, reorder, train, search, extract, recover, report",
     "pretrain": "train a small SAM, from scratch or around a ViT/DeiT encoder",
     "rank-layers": "mIoU with each layer removed, then greedily more; proposes the prunable layers",
     "reorder": "sort the elastic channels, most salient first (wanda, magnitude)",
@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "mIoU of the original, largest, smallest and sampled subnets; table and Pareto plot",
     "search": "find the best subnet under a budget (parameters, MACs, latency, quality)",
     "extract": "save a subnet as a standalone model",
+    "recover": "train the found subnet alone, as the supernet was trained",
     "measure": "parameters, MACs, latency, throughput and memory on this machine",
     "bimask": "OFB's search on the image encoder: importance and size of every unit at once, in one training",
     "prune": "cut the image encoder to a budget at once, by the importance of its units; minutes, no training",

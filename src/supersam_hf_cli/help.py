@@ -26,7 +26,7 @@ def _of(section: str, *names: str) -> tuple[str, ...]:
 SHORT: dict[str, tuple[str, ...]] = {
     "run": (
         *("config", "output_dir", "dry_run", "redo", "seed", "model.name", *DATA),
-        *("holdout_images", "pretrain.enabled", "train.max_steps", "train.learning_rate"),
+        *("pretrain.enabled", "method", "train.max_steps", "train.learning_rate"),
         *("train.mixed_precision", *BUDGET[:3], "search.trials"),
     ),
     "pretrain": (
@@ -47,6 +47,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "evaluate": (*START, *DATA[:2], "data.eval_split", "data.max_eval_images", "cache_gb", "evaluate.*"),
     "search": (*START, *DATA[:3], "holdout_images", *BUDGET, *_of("search", "goal", "trials", "engine"), "cache_gb"),
     "extract": ("config", "output_dir", "dry_run", "model.name", "model.revision", "subnet"),
+    "recover": (*START, *DATA, "data.batch_size", "recover.*", *_of("train", *TRAINING)),
     "measure": (*START[:4], "subnet", "measure.*", "model.image_size"),
     "bimask": (*START, *DATA, "data.batch_size", *_of("bimask", "max_macs", "max_params", "preset", *TRAINING)),
     "prune": (

@@ -104,7 +104,7 @@ def _model_lines(plan: Preflight, config: SuperSamConfig) -> list[str]:
         shape, args = SamShape.from_config(config), recipe.bimask
         lines.append(shape_line("original", shape) + " (encoder)")
         return lines if plan.problems else [*lines, *space_lines(shape, args.space, *args.limits)]
-    if plan.stages == ["prune"]:
+    if "prune" in plan.stages:
         shape = SamShape.from_config(config)
         lines.append(shape_line("original", shape) + " (encoder)")
         with torch.device("meta"):
@@ -181,6 +181,8 @@ def _stage_seconds(plan: Preflight, times: SamTimes, name: str) -> tuple[float |
         return count * ranked * whole / world, f" ({count} evaluations of {ranked} images)"
     if name == "reorder":
         return recipe.reorder.num_images * whole, ""
+    if name == "prune":  # a forward and a backward, and a forward to refit
+        return recipe.prune.num_images * (times.training() + whole), ""
     if name in TRAININGS:
         return _training_seconds(plan, times, name)
     if name == "search":

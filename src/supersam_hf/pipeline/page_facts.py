@@ -17,7 +17,7 @@ from .run_record import read_json, read_record
 
 QUALITIES = {"miou": "mIoU", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 # The models that a run has found, the furthest last.
-FOUND = ("searched", "pruned", "finetuned", "found")
+FOUND = ("searched", "pruned", "finetuned", "found", "recovered")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from .costs import cost_file
 
 
 STAGES = {
-    "supersam": ("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "report"),
+    "supersam": (
+        *("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "prune", "recover"),
+        "report",
+    ),
     "ofb": ("pretrain", "search", "train-whole", "prune", "extract", "finetune", "report"),
 }
 # Verbs that are no stage of a pipeline, and the file that shows that they are done.
@@ -26,14 +29,17 @@ def stage_states(folder: Path, method: str, recipe: dict[str, Any]) -> list[dict
     """The stages that the recipe asks for: done, begun (and how far), or still to come; also what was done apart from
     the pipeline, alone if nothing of the pipeline was."""
     off = {"pretrain": not recipe["pretrain"]["enabled"], "finetune": not recipe.get("retrain", True)}
+    once = recipe.get("method") == "one-shot"
     if method == "ofb":
-        once = recipe.get("method") == "one-shot"
         whole = recipe.get("whole", {}).get("enabled", True)
         off |= {"search": once, "train-whole": not (once and whole), "prune": not once}
     else:
         off |= {
-            "rank-layers": not recipe["rank_layers"]["enabled"],
-            "evaluate-before": not recipe["evaluate"]["before"],
+            **dict.fromkeys(("reorder", "train", "search", "extract"), once),
+            "rank-layers": once or not recipe["rank_layers"]["enabled"],
+            "evaluate-before": once or not recipe["evaluate"]["before"],
+            "prune": not once,
+            "recover": not recipe.get("recover", {}).get("enabled", False),
         }
     left = {name: f"stages/{name}.json" for name in STAGES[method] if not off.get(name)}
     apart = {n: f for n, f in APART.items() if n not in STAGES[method] and cost_file(folder, n).is_file()}
@@ -64,7 +70,16 @@ def _how_far(folder: Path, name: str, recipe: dict[str, Any]) -> str:
         trials = [ask for ask in _lines(folder / name / "trials.jsonl")[1:] if ask["trial"] is not None]
         return f"trial {len(trials):,} of {settings['trials']:,}" if trials else ""
     lines = read_log(log) if log.is_file() else []
-    return f"step {lines[-1]['step']:,} of {settings['max_steps']:,}" if lines else ""
+    return f"step {lines[-1]['step']:,} of {_planned_steps(name, recipe):,}" if lines else ""
+
+
+def _planned_steps(name: str, recipe: dict[str, Any]) -> int:
+    """Of a training; what a section leaves open is as in the training that it follows."""
+    if name == "recover":
+        return recipe["recover"]["max_steps"] or recipe["train"]["max_steps"]
+    if name == "train-whole":
+        return recipe["whole"]["max_steps"] or max(1, recipe["finetune"]["max_steps"] // 3)
+    return recipe[name]["max_steps"]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

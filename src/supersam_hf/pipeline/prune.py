@@ -6,6 +6,7 @@ from ..oneshot.batches import calibration_batches, prompt_loss
 from .context import Run
 from .mask_search import plot_pruned, told
 from .runner import stage_record
+from .stages import forget_recovered
 
 
 def prune(run: Run) -> None:
@@ -16,6 +17,7 @@ def prune(run: Run) -> None:
     pruned, report = prune_once(model, args, batches, prompt_loss)
     run.save_model(pruned, "subnet")
     stage_record(run.folder, "extract").unlink(missing_ok=True)  # `subnet/` is not that stage's output any more
+    forget_recovered(run)
     write_json(run.folder / "prune.json", report)
     plot_pruned(report, run.folder)
     print(told(report), f"see {run.folder}/prune.json; the model is {run.folder}/subnet")

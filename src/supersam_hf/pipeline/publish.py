@@ -20,7 +20,8 @@ from .cards.supersam_record import pareto, search_record, seeds
 
 
 FORMAT_VERSION = 1
-SUPERSAM_NAMES = ("subnet", "supernet", "finetuned", "adapter", "largest", "smallest", "pareto-0", "pareto-1", "...")
+SAVED_SAMS = ("subnet", "recovered", "finetuned", "supernet")
+SUPERSAM_NAMES = (*SAVED_SAMS, "adapter", "largest", "smallest", "pareto-0", "pareto-1", "...")
 OFB_NAMES = ("subnet", "searched", "pruned", "finetuned")
 
 
@@ -71,8 +72,8 @@ def publication(
 
     Args:
         run_folder (`Path` or `str`): Of a SuperSAM, OFB or adapter run.
-        name (`str`): `subnet`, `finetuned`; SuperSAM: `supernet`, `largest`, `smallest`, `pareto-2`, `adapter`; OFB:
-            `searched`.
+        name (`str`): `subnet`, `finetuned`; SuperSAM: `recovered`, `supernet`, `largest`, `smallest`, `pareto-2`,
+            `adapter`; OFB: `searched`, `pruned`.
         repo_id (`str`, *optional*): Repository that the card's snippets load; the folder itself if not given.
         revision (`str`, *optional*): Branch, tag or commit that they load; if not given, a tag named after the
             weights, which stays with them.
@@ -115,7 +116,7 @@ def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any, str 
     if _method(records, name) == "ofb":
         model, processor = _classifier(records, name, stock)
         return model, processor, fingerprint(model)
-    saved = name if name in ("subnet", "finetuned") else "supernet"
+    saved = name if name in SAVED_SAMS else "supernet"
     sam, weights = _sam(records, name)
     return sam, SuperSamProcessor.from_pretrained(records.folder / saved), weights
 
@@ -191,7 +192,7 @@ def _of(
 
 def _sam(records: RunRecords, name: str) -> tuple[SuperSamModel, str]:
     """A saved model, or a subnet taken out of the supernet; and the fingerprint of what was loaded."""
-    if name in ("subnet", "finetuned", "supernet"):
+    if name in SAVED_SAMS:
         model = _load_sam(records, name)
         return model, fingerprint(model)
     if name not in ("largest", "smallest") and not name.startswith("pareto-"):

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 Entry = tuple[SuperSamModel, Subnet | None]
 # with or without the three-mask output
 Asked = tuple[SuperSamModel, Subnet | None, bool]
-NAMED = ("original", "largest", "smallest", "found")
+NAMED = ("original", "largest", "smallest", "found", "recovered")
 PARETO = "pareto-"
 # Each point that is timed makes every round longer, and all of them are in memory at once.
 TIMED_PARETO = 8
@@ -123,9 +123,15 @@ def evaluate_before(run: Run) -> None:
     on_main_process(run, lambda run: write_json(run.folder / "evaluation_before.json", table))
 
 
+def network(run: Run) -> SuperSamModel:
+    """What the run evaluates beside the original: its supernet, or the network that it pruned at once."""
+    once = run.recipe.method == "one-shot" and run.has_model("subnet")
+    return run.found() if once else run.supernet()
+
+
 def evaluate(run: Run) -> None:
     """`results.json`, `results.csv`, `results.md`, `pareto.png` of the supernet as it stands."""
-    supernet = run.supernet()
+    supernet = network(run)
     table = evaluated(run, entries(run, supernet) | pareto_entries(run, supernet), "evaluate")
     on_main_process(run, lambda run: _write(run, table, before=[]))
 
@@ -134,9 +140,11 @@ def report(run: Run) -> None:
     """As [`evaluate`], with the extracted subnet, what training changed, latencies, and overlays to look at."""
     before_file = run.folder / "evaluation_before.json"
     before = read_json(before_file) if before_file.exists() else []
-    supernet, found = run.supernet(), run.found()
+    supernet, found = network(run), run.found()
     # The found one is loaded from its folder, as a stranger would, not taken from the supernet in memory.
     rows = entries(run, supernet) | pareto_entries(run, supernet) | {"found": (found, None)}
+    if run.has_model("recovered"):
+        rows["recovered"] = (run.load(run.folder / "recovered"), None)
     if before:
         config: Any = found.config
         untrained = (run.untrained(), Subnet.from_dict(config.subnet))
@@ -150,7 +158,7 @@ def _report(run: Run, table: list[Row], before: list[Row], rows: Mapping[str, En
         _write_numbers(run, table, before)  # what timing ends, or kills, has cost more than it
         _add_latencies(run, table, rows)
     _write(run, table, before)
-    models = {name: rows[name] for name in ("original", "found")}
+    models = {name: rows[name] for name in ("original", "recovered" if "recovered" in rows else "found")}
     samples = overlay_samples(run.eval_loader.dataset, models, run.processor.image_processor, count=4)
     plot_overlays(samples, run.folder / "overlays.png", list(models))
 

@@ -1,5 +1,6 @@
 """One function a stage. Each reads what earlier stages left in the run's folder and leaves its own output there."""
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
 from .measurement import write_measurement
 from .progress import holdout_metrics
-from .runner import on_main_process
+from .runner import on_main_process, stage_record
 
 
 def pretrain(run: Run) -> None:
@@ -115,6 +116,23 @@ def train(run: Run) -> None:
         plot_training(run.folder / "train" / "log.jsonl", run.folder / "training.png")
 
 
+def forget_recovered(run: Run) -> None:
+    """Removes what was trained from an earlier subnet; on the main process."""
+    for name in ("recovered", "recover"):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+    stage_record(run.folder, "recover").unlink(missing_ok=True)
+
+
+def recover(run: Run) -> None:
+    """`recovered/`: the found subnet, trained alone as the supernet was."""
+    args, folder, model = run.recipe.recovery, run.folder / "recover", run.found()
+    metrics = holdout_metrics(run, args, {"found": None})
+    model = finetuning.finetune(
+        model, run.train_loader, args, folder, evaluate=metrics, description="recover", meter=run.meter
+    )
+    run.save_model(model, "recovered")
+
+
 def finetune(run: Run) -> None:
     """`finetuned/`: the extracted subnet if there is one, else the supernet's largest subnet, trained plainly."""
     model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
@@ -171,6 +189,7 @@ def extract(run: Run, subnet: str = "found") -> None:
     chosen = run.subnet(subnet, space)
     extracted: SuperSamModel = model.extract(chosen)
     run.save_model(extracted, "subnet")
+    forget_recovered(run)
     plot_subnet(space, {"largest": space.largest(), subnet: chosen}, run.folder / "subnet.png")
     params, share = count_parameters(model.config, chosen), count_parameters(model.config)
     print(f"extracted {params:,} parameters ({params / share:.1%} of the largest) to {run.folder}/subnet")

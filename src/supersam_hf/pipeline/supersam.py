@@ -52,6 +52,14 @@ STAGES = {
         stages.search, "search.json", ("data.holdout", "search", "holdout_images"), "search", parallel=True
     ),
     "extract": Stage(stages.extract, "subnet/config.json", ()),
+    "prune": Stage(prune, "subnet/config.json", ("data.train", "prune", "holdout_images")),
+    "recover": Stage(
+        stages.recover,
+        "recovered/config.json",
+        ("data.train", "recover", "train", "holdout_images"),
+        "recover",
+        parallel=True,
+    ),
     "report": Stage(
         report.report, "results.json", ("data.eval", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
     ),
@@ -60,7 +68,6 @@ STAGES = {
 # Trainings that are no part of the pipeline: verbs of their own.
 LATER = {
     "bimask": Stage(bimask, "subnet/config.json", ("data.train", "bimask", "holdout_images"), "bimask", parallel=True),
-    "prune": Stage(prune, "subnet/config.json", ("data.train", "prune", "holdout_images")),
     "finetune": Stage(
         stages.finetune,
         "finetuned/config.json",
@@ -127,9 +134,16 @@ def run_pipeline(run: Run, redo: str | None = None) -> None:
 
 def switched_off(recipe: Recipe) -> list[str]:
     """The stages that the recipe leaves out of the pipeline."""
+    once = recipe.method == "one-shot"
     on = {
         "pretrain": recipe.pretrain.enabled,
-        "rank-layers": recipe.rank_layers.enabled,
-        "evaluate-before": recipe.evaluate.before,
+        "rank-layers": not once and recipe.rank_layers.enabled,
+        "reorder": not once,
+        "evaluate-before": not once and recipe.evaluate.before,
+        "train": not once,
+        "search": not once,
+        "extract": not once,
+        "prune": once,
+        "recover": recipe.recover.enabled,
     }
     return [name for name in on if not on[name]]

@@ -35,9 +35,9 @@ from .runner import Stage
 
 
 # Verbs that train: the section of their arguments.
-TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
+TRAININGS = ("pretrain", "train", "recover", "bimask", "finetune", "adapt")
 # What reads the training images, and the evaluation split; `adapt` reads both.
-TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "prune", "finetune", "adapt"}
+TRAIN_READERS = {*TRAININGS, "rank-layers", "reorder", "search", "prune"}
 EVAL_READERS = {"evaluate-before", "report", "evaluate", "adapt"}
 # What needs the elastic space that the recipe describes; `adapt` that of a supernet alone.
 SPACE_USERS = {"reorder", "evaluate-before", "train", "search", "extract", "report", "evaluate", "measure"}
@@ -92,7 +92,8 @@ def preflight(
 
 def trainings(found: Preflight) -> dict[str, EngineArguments]:
     """The arguments of the trainings that would run, by their section."""
-    return {name: getattr(found.run.recipe, name) for name in TRAININGS if name in found.stages}
+    recipe, names = found.run.recipe, [name for name in TRAININGS if name in found.stages]
+    return {name: recipe.recovery if name == "recover" else getattr(recipe, name) for name in names}
 
 
 def _check_model(found: Preflight, verb: str) -> bool:
@@ -138,11 +139,13 @@ def _check_space(found: Preflight) -> None:
         with found.problems.of(f"{section}.{name}"):
             make_budget(SamShape.from_config(config), args.space, *args.limits)
         return
-    if found.stages == ["prune"]:
+    if "prune" in found.stages:
         with torch.device("meta"):
             model = SuperSamModel(config)
         with found.problems.of("prune"):
             smallest_reachable(model, run.recipe.prune)
+        return
+    if run.recipe.method == "one-shot":
         return
     used = SPACE_USERS & {*found.stages} or ("adapt" in found.stages and config.elastic_space is not None)
     if stands_alone(config) or not used:

@@ -51,6 +51,13 @@ class FinetuneArguments(RetrainingArguments):
     loss: LossArguments = field(default_factory=LossArguments)
     """Loss terms."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss.distillation_weight > 0:
+            raise FieldError(
+                "loss.distillation_weight", "must be 0: one model that is trained alone has no largest to learn from."
+            )
+
 
 @dataclass
 class ClassifierFinetuneArguments(RetrainingArguments):

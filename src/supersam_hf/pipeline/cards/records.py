@@ -101,13 +101,18 @@ class RunRecords:
         if values:
             known = {"batch_size": values["data"]["batch_size"], "data": values["data"]}
             processes = {} if state is None or "processes" not in state else {"processes": state["processes"]}
-            return {**values[stage], **known, **processes}
+            # what such a section leaves open is as in the training that it follows
+            whole = values.get({"recover": "train", "train-whole": "finetune"}.get(stage, ""), {})
+            own = values["whole" if stage == "train-whole" else stage]
+            said = {name: value for name, value in own.items() if value is not None or name not in whole}
+            return {**whole, **said, **known, **processes}
         return state
 
     @property
     def trained_on(self) -> dict[str, Any] | None:
         """The data arguments of a training of this run."""
-        trainings = (self.trained(stage) for stage in ("train", "search", "bimask", "finetune", "adapt"))
+        names = ("train", "search", "bimask", "train-whole", "prune", "recover", "finetune", "adapt")
+        trainings = (self.trained(stage) for stage in names)
         return next((args["data"] for args in trainings if args is not None), None)
 
     @property
@@ -139,7 +144,7 @@ class RunRecords:
     def costs(self, *more: str) -> list[StageCost]:
         """Of the stages that were begun, in order; of trainings after the search only those that are named."""
         files = {name: cost_file(self.folder, name) for name in (*ORDER, "adapt")}
-        later = {"bimask", "finetune", "adapt"} - {*more}
+        later = {"bimask", "recover", "finetune", "adapt"} - {*more}
         return [_cost(n, read_sittings(path)) for n, path in files.items() if n not in later and path.is_file()]
 
     def costs_whole(self, *trainings: str) -> bool:

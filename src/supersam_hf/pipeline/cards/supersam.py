@@ -12,6 +12,10 @@ from .supersam_lines import limits, prompt, quality_lines, search_lines, space_l
 from .supersam_rows import budget, layers, subnet_rows, supernet_rows
 
 
+# The trainings of a network alone, by the model that they leave.
+LATER = {"recovered": ("recover",), "finetuned": ("finetune",)}
+
+
 def subnet_facts(
     records: RunRecords,
     name: str,
@@ -49,7 +53,7 @@ def subnet_facts(
         cut=cut,
         extra={"why": why(records, space), "prompt": prompt(records)},
         limits=limits(records, cut=cut),
-        **_shared(records, config, *(["finetune"] if name == "finetuned" else [])),
+        **_shared(records, config, *LATER.get(name, ())),
     )
 
 
@@ -60,7 +64,7 @@ def _searched_facts(
     config: Any = model.config
     report, original = config.search, mask_search.original_architecture(records.folder / "bimask", config.search)
     once = "one_shot" in report
-    shared = _shared(records, config, "prune" if once else "bimask", *(["finetune"] if name == "finetuned" else []))
+    shared = _shared(records, config, "prune" if once else "bimask", *LATER.get(name, ()))
     by = {"one_shot": True} if once else {"bimask": True, "tags": ["ofb"]}
     rows = subnet_rows(records, name, model, weights)
     if not any(row.name == "original" for row in rows):
@@ -71,7 +75,7 @@ def _searched_facts(
         revision=revision,
         title=_title("SAM", repo, model),
         origin=("the network that was pruned at once" if once else "the network that a bi-mask search found")
-        + (", fine-tuned" if name == "finetuned" else ""),
+        + {"finetuned": ", fine-tuned", "recovered": ", trained alone after that"}.get(name, ""),
         rows=rows,
         layers=[] if original is None else mask_search.layers(original, report["architecture"]),
         budget=[mask_search.budget(report, config)],
@@ -149,6 +153,8 @@ def _origin(records: RunRecords, name: str, subnet: Subnet | None) -> str:
     searched = best is not None and subnet is not None and best["subnet"] == subnet.to_dict()
     if subnet is None and records.search is None:
         return "fine-tuned" if name == "finetuned" else "as it was"
+    if name == "recovered":
+        return "the network that the search found within its budget, trained alone after that"
     if name == "finetuned":
         return "the network that the search found, fine-tuned" if searched else "a network of a supernet, fine-tuned"
     if name.startswith("pareto-"):

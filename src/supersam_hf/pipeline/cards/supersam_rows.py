@@ -24,10 +24,12 @@ def subnet_rows(records: RunRecords, name: str, model: SuperSamModel, weights: s
     params, macs = count_parameters(config), count_macs(config)
     rows = _original_rows(records)
     report_name = ROWS.get(name, name)
-    if name == "finetuned":
+    if name in ("finetuned", "recovered"):
         found = records.rows.get("found")
         if found is not None and found["params"] == params:
-            rows.append(Row("the same before fine-tuning", quality=_quality(found)))
+            before = "fine-tuning" if name == "finetuned" else "recovery"
+            rows.append(Row(f"the same before {before}", quality=_quality(found)))
+    if name == "finetuned":
         return [*rows, Row("this model", params, macs, this=True)]
     if report_name in records.before:
         rows.append(Row("the same before training", quality=_quality(records.before[report_name])))
@@ -91,7 +93,7 @@ def budget(records: RunRecords, name: str, subnet: Subnet | None) -> list[Limit]
         Limit("mIoU", limits["min_quality"], point["quality"]),
     ]
     # Fine-tuning changes what was measured, and nothing that was counted.
-    known = known[:2] if name == "finetuned" else known
+    known = known[:2] if name in ("finetuned", "recovered") else known
     return [limit for limit in known if limit.asked is not None]
 
 
