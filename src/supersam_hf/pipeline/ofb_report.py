@@ -18,6 +18,7 @@ from .costs import run_costs
 from .journal import Journal
 from .mask_search import one_shot_line
 from .ofb_context import OfbRun
+from .quality import quality_warning
 from .run_record import known_images
 from .runner import on_main_process
 
@@ -76,7 +77,8 @@ def evaluated(run: OfbRun, models: Models, journal_name: str) -> list[Row]:
     table = []
     for name, model in models.items():
         cost = {"params": count_parameters(model.config), "macs": count_macs(model.config)}
-        table.append({"name": name, **cost, **results[keys[name]], "weights": prints[name]})
+        labels = {"num_labels": model.config.num_labels}
+        table.append({"name": name, **cost, **results[keys[name]], **labels, "weights": prints[name]})
     return table
 
 
@@ -140,6 +142,8 @@ def _write(run: OfbRun, table: list[Row]) -> str:
     write_json(run.folder / "results.json", results)
     text = results_table(table, "trained here" if run.recipe.pretrain.enabled else "")
     text += speed_line(table) + budget_line(results["search"])
+    warning = quality_warning(table)
+    text += "" if warning is None else f"\n**Warning.** {warning}\n"
     write_whole(run.folder / "results.md", text)
     return text
 

@@ -12,6 +12,7 @@ from ..hub import tables
 from ..training.milestone import milestone_line, read_milestone
 from .costs import run_costs
 from .page_stages import progress, stage_states
+from .quality import quality_warning
 from .run_record import read_json, read_record
 
 
@@ -181,7 +182,9 @@ def without_empty(table: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _notes(folder: Path, recipe: dict[str, Any]) -> list[str]:
     milestone, search = read_milestone(folder / "milestone.json"), _read(folder / "search.json")
-    notes = [] if milestone is None else [milestone_line(milestone)]
+    warning = quality_warning(_read(folder / "results.json").get("rows", []))
+    notes = [] if warning is None else [f"Warning: {warning}"]
+    notes += [] if milestone is None else [milestone_line(milestone)]
     goal = recipe.get("train", {}).get("milestone")
     if milestone is None and goal is not None:
         notes.append(f"The {goal['subnet']} subnet has not reached the milestone, a mIoU of {goal['miou']:g}.")

@@ -25,6 +25,7 @@ from .context import Run, stands_alone
 from .costs import run_costs
 from .journal import TOGETHER, Journal
 from .overlays import overlay_samples
+from .quality import quality_warning
 from .run_record import known_images
 from .runner import on_main_process
 
@@ -188,6 +189,8 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     """The numbers first, then what is made of them: nothing that was computed is lost where a figure fails."""
     _write_numbers(run, table, before)
     text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
+    warning = quality_warning(table)
+    text += "" if warning is None else f"\n**Warning.** {warning}\n"
     write_whole(run.folder / "results.md", text)
     if run.recipe.data.prompt == "box":
         text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"

@@ -6,6 +6,7 @@ from ...bimask.extract import architecture
 from ...elastic.cost import count_macs, count_parameters
 from ...hub.facts import CardFacts, Row
 from ...plots.ofb import stream_widths
+from ..quality import quality_warning
 from .lines import cost_note, data_lines, seed_limit, training_line
 from .mask_search import budget, layers, original_architecture, search_lines, why
 from .records import RunRecords
@@ -66,6 +67,7 @@ def classifier_facts(
         extra={
             "num_labels": config.num_labels,
             "one_shot": once,
+            "warning": quality_warning(list(records.rows.values()), _reported(records, name)),
             "why": [] if records.search is None else why(records.search),
         },
     )
@@ -87,6 +89,11 @@ def rows(records: RunRecords, name: str, model: Any, weights: str | None = None)
     if measured is None or measured["params"] != params:
         return [*table, Row("this model", params, macs, this=True)]
     return [*table, _row("this model", measured, this=True)]
+
+
+def _reported(records: RunRecords, name: str) -> str:
+    """The report's name of a model of the run."""
+    return name if name == "finetuned" else "pruned" if "pruned" in records.rows else "searched"
 
 
 def search_record(records: RunRecords) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import Any
 from ...elastic.cost import count_parameters
 from ...hub.facts import CardFacts, Row
 from ...models.supersam import ElasticSpace, Subnet, SuperSamModel
+from ..quality import quality_warning
 from . import mask_search
 from .lines import cost_note, data_lines
 from .records import RunRecords
 from .supersam_lines import limits, prompt, quality_lines, search_lines, space_lines, training_lines, why
-from .supersam_rows import budget, layers, subnet_rows, supernet_rows
+from .supersam_rows import ROWS, budget, layers, subnet_rows, supernet_rows
 
 
 # The trainings of a network alone, by the model that they leave.
@@ -51,7 +52,7 @@ def subnet_facts(
         figures={"subnet.png": "Widths kept, layer by layer"} if name == "subnet" else {},
         stock=stock,
         cut=cut,
-        extra={"why": why(records, space), "prompt": prompt(records)},
+        extra={"why": why(records, space), "prompt": prompt(records), **_warned(records, name)},
         limits=limits(records, cut=cut),
         **_shared(records, config, *LATER.get(name, ())),
     )
@@ -81,7 +82,7 @@ def _searched_facts(
         budget=[mask_search.budget(report, config)],
         figures={"architecture.png": "Heads and widths kept, layer by layer"},
         cut=True,
-        extra={"why": mask_search.why(report), "prompt": prompt(records), **by},
+        extra={"why": mask_search.why(report), "prompt": prompt(records), **by, **_warned(records, name)},
         limits=limits(records, cut=True),
         **{**shared, "search_lines": mask_search.search_lines(report, pmim=False)},
     )
@@ -140,6 +141,11 @@ def _shared(records: RunRecords, config: Any, *more: str) -> dict[str, Any]:
         "versions": records.versions(config),
         "eval_split": None if evaluated is None else evaluated["eval_split"],
     }
+
+
+def _warned(records: RunRecords, name: str) -> dict[str, Any]:
+    """What the card warns of: of a model that the report has a row of."""
+    return {"warning": quality_warning(list(records.rows.values()), ROWS.get(name, name))}
 
 
 def _title(what: str, repo: str, model: SuperSamModel) -> str:
