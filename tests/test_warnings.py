@@ -34,9 +34,7 @@ def test_so_is_a_sam(miou: float, warned: bool) -> None:
     assert "0.500" in str(quality_warning(rows, "found"))
 
 
-@pytest.mark.parametrize(
-    ("run", "name", "row"), [("ofb_run", "finetuned", "finetuned"), ("supersam_run", "subnet", "found")]
-)
+@pytest.mark.parametrize(("run", "name"), [("ofb_run", "finetuned"), ("supersam_run", "subnet")])
 def test_card_and_page_warn(run: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder = shutil.copytree(request.getfixturevalue(run), tmp_path / "run")
     results = json.loads((folder / "results.json").read_text())
