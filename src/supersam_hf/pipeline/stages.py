@@ -103,6 +103,7 @@ def train(run: Run) -> None:
         calibration=calibration,
         meter=run.meter,
         milestone_file=run.folder / "milestone.json",
+        teacher=run.teacher(),
     )
     run.save_model(model, "supernet", space)
     if run.state.is_main_process:
@@ -114,7 +115,7 @@ def finetune(run: Run) -> None:
     model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
     space = model.config.elastic_space
     args, folder = run.recipe.finetune, run.folder / "finetune"
-    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter)
+    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter, teacher=run.teacher())
     run.save_model(model, "finetuned", None if space is None else ElasticSpace.from_dict(space))
 
 
