@@ -93,7 +93,7 @@ class DataArguments(Checked):
     prompts_per_side: Count = 8
     """With `format: images`, subnets are compared with the original at a grid of so many points a side."""
     min_predicted_iou: ClosedUnitInterval = 0.5
-    """With `format: images`, masks of which the original predicts a smaller IoU are left out, and counted."""
+    """With `format: images`, masks of which the original predicts a smaller IoU are left out, and counted; 0: none."""
     embeddings_gb: NonNegative = 20.0
     """With `format: images`, most that the original's embeddings take on disk, GB (10^9 bytes); what does not fit, and
     all of them with crops or flips, is computed anew."""

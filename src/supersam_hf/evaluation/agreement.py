@@ -38,15 +38,20 @@ def original_masks(model: Any, sample: Mapping[str, torch.Tensor], min_predicted
         number = 0
         for prompts in EmbeddedPrompts.of(model, batch).split(POINTS):
             logits, predicted = decode(model.mask_decoder, embeddings, prompts, multimask=False)
-            sure = (predicted[:, 0].float() >= min_predicted_iou).tolist()
-            for mask, is_sure in zip(_masks(logits, sample), sure):
+            sure = is_sure(predicted[:, 0], min_predicted_iou).tolist()
+            for mask, certain in zip(_masks(logits, sample), sure):
                 shown = bool(mask.any())
-                unsure, empty = unsure + (shown and not is_sure), empty + (not shown)
-                if shown and is_sure:
+                unsure, empty = unsure + (shown and not certain), empty + (not shown)
+                if shown and certain:
                     kept.append(number)
                     masks.append(mask)
                 number += 1
     return OriginalMasks(kept, [_run_lengths(mask) for mask in masks], unsure, empty)
+
+
+def is_sure(predicted: torch.Tensor, least: float) -> torch.Tensor:
+    """Whether predicted IoUs, which may come out below 0, reach a limit in [0, 1]; 0 is none."""
+    return predicted.float() >= (least or -torch.inf)
 
 
 def _masks(logits: torch.Tensor, sample: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -67,4 +72,4 @@ def _run_lengths(mask: torch.Tensor) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-__all__ = ["original_masks"]
+__all__ = ["is_sure", "original_masks"]

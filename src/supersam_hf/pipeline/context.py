@@ -19,6 +19,7 @@ from ..data import (
     open_source,
 )
 from ..data.ranges import RowRange
+from ..data.source import Source
 from ..files import changed_keys, fingerprint, read_json
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
 from ..models.supersam.pareto_supersam import ParetoFront
@@ -72,7 +73,7 @@ class Run(RunFolder):
     @cached_property
     def eval_loader(self) -> DataLoader:
         """The evaluation split: reported, never searched or ranked on. Of pictures without labels all processes must
-        ask for it together, as for [`holdout_loader`]: what the original makes of them is spread over the processes."""
+        ask for it together, as for [`holdout_loader`]: the original's masks are made by all of them."""
         return self._loader(self._read("eval"), training=False)
 
     def _read(self, part: Literal["train", "eval"]) -> Any:
@@ -93,7 +94,7 @@ class Run(RunFolder):
         kind = kinds[data.streaming]
         dataset = kind(source, self.processor.image_processor, data, training=training, skip_log=self.skip_log)
         if data.unlabelled and not training:
-            add_targets(self, dataset, part, first)
+            add_targets(self, dataset, part, first, contents_of(source if part == "eval" else self._train_source))
         batch_size = data.batch_size if training else data.eval_batch_size
         rank, world = (0, 1) if alone else (self.state.process_index, self.state.num_processes)
         return build_loader(dataset, batch_size, data.num_workers, data.seed, rank, world)
@@ -125,20 +126,20 @@ class Run(RunFolder):
         name = self.recipe.data.original
         return self.original() if name is None else self.load(str(name))
 
-    def teacher(self) -> Teacher | None:
-        """What a training imitates; None where there are labels. Its embeddings are stored where a picture is the same
-        in each epoch."""
+    def teacher(self, precision: str) -> Teacher | None:
+        """What a training at this precision imitates; None where there are labels. Its embeddings are stored where a
+        picture is the same in each epoch."""
         data = self.recipe.data
         if not data.unlabelled:
             return None
         model = self.reference()
         stored, limit = None, int(data.embeddings_gb * 1e9)
         if limit and data.crop_train is None and not data.flip:
-            identity = {"original": fingerprint(model), "data": self.recipe.parts("data.train")["data"]}
+            identity = {**self.recipe.parts("data.train", "holdout_images"), "original": fingerprint(model)}
+            identity |= {"pictures": contents_of(self._train_source), "precision": precision}
             digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-            stored = StoredEmbeddings(
-                self.folder / "original" / f"embeddings-{digest}", limit, self.state.num_processes
-            )
+            folder = self.folder / "original" / f"embeddings-{digest}"
+            stored = StoredEmbeddings(folder, limit, self.state.num_processes)
         return Teacher(model, data.min_predicted_iou, stored)
 
     def untrained(self) -> SuperSamModel:
@@ -231,6 +232,11 @@ class Run(RunFolder):
             raise FileNotFoundError(f"`subnet` is {name!r}, but there is no {path}: search first.")
         hub = {} if args.revision is None else {"revision": args.revision}
         return ParetoFront.from_pretrained(args.name, **hub).point(name).subnet
+
+
+def contents_of(source: Any) -> str:
+    """What tells a dataset, or the source of a stream, from others."""
+    return source.fingerprint() if isinstance(source, Source) else str(source._fingerprint)
 
 
 def stands_alone(config: Any) -> bool:

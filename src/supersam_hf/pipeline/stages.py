@@ -17,6 +17,7 @@ from ..search import Objective, SearchResult, run_search
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
+from .agreement import AGREEMENT
 from .budget import check_budget
 from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
@@ -103,7 +104,7 @@ def train(run: Run) -> None:
         calibration=calibration,
         meter=run.meter,
         milestone_file=run.folder / "milestone.json",
-        teacher=run.teacher(),
+        teacher=run.teacher(args.mixed_precision),
     )
     run.save_model(model, "supernet", space)
     if run.state.is_main_process:
@@ -115,7 +116,8 @@ def finetune(run: Run) -> None:
     model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
     space = model.config.elastic_space
     args, folder = run.recipe.finetune, run.folder / "finetune"
-    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter, teacher=run.teacher())
+    teacher = run.teacher(args.mixed_precision)
+    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter, teacher=teacher)
     run.save_model(model, "finetuned", None if space is None else ElasticSpace.from_dict(space))
 
 
@@ -152,10 +154,11 @@ def _write_search(run: Run, result: SearchResult) -> None:
     best = result.best
     assert best is not None
     share = best.params / result.objective.largest.params
+    quality = AGREEMENT if run.recipe.data.unlabelled else "mIoU"
     smallest = ", the smallest subnet of this space" if best.subnet == result.objective.space.smallest() else ""
     print(
-        f"found {best.params:,} parameters ({share:.1%} of the largest{smallest}), holdout mIoU {best.quality:.4f}; "
-        f"{result.summary()}; see {run.folder}/search.json"
+        f"found {best.params:,} parameters ({share:.1%} of the largest{smallest}), holdout {quality} "
+        f"{best.quality:.4f}; {result.summary()}; see {run.folder}/search.json"
     )
 
 

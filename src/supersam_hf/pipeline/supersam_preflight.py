@@ -15,6 +15,7 @@ from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
 from ..recipe import Recipe
 from ..search.objective import Budget, unmet
 from ..training.arguments import EngineArguments
+from ..training.losses import LossArguments
 from .budget import costs_of, resolved
 from .context import Run, stands_alone
 from .estimate import model_config, new_model
@@ -111,6 +112,7 @@ def _check_model(found: Preflight, verb: str) -> bool:
 def _check_values(found: Preflight) -> None:
     recipe, problems = found.run.recipe, found.problems
     check_trainings(trainings(found), problems)
+    _check_unlabelled(found)
     if "adapt" in found.stages:
         check_installed("peft", "adapt", "an adapter", "peft", problems)
     if EVAL_READERS & {*found.stages}:
@@ -121,6 +123,44 @@ def _check_values(found: Preflight) -> None:
             kind = model_type("evaluate.original", recipe.evaluate.original, None, problems)
             if kind is not None and kind not in ("sam", "supersam"):
                 problems.add("evaluate.original", f"its `model_type` is {kind!r}; give a SAM.")
+
+
+# pictures without labels ---------------------------------------------------------------------------------------------
+
+
+def _check_unlabelled(found: Preflight) -> None:
+    """What needs masks is not asked of pictures alone, and the reverse."""
+    recipe, problems = found.run.recipe, found.problems
+    for name in {"train", "finetune"} & {*found.stages}:
+        _check_imitation(name, getattr(recipe, name).loss, recipe.data.unlabelled, problems)
+    if not recipe.data.unlabelled:
+        if recipe.data.original is not None:
+            problems.add("data.original", "is for `data.format: images`; leave it out.")
+        return
+    for name in ("pretrain", "bimask", "adapt"):
+        if name in found.stages:
+            problems.add("data.format", f"`images` has no masks, which {name} needs; train and finetune need none.")
+    if recipe.finetune.train_prompt_encoder and "finetune" in found.stages:
+        problems.add(
+            "finetune.train_prompt_encoder", "`data.format: images` trains the image encoder alone: give false."
+        )
+    if recipe.data.original is not None:
+        kind = model_type("data.original", recipe.data.original, None, problems)
+        if kind is not None and kind not in ("sam", "supersam"):
+            problems.add("data.original", f"its `model_type` is {kind!r}; give a SAM.")
+
+
+def _check_imitation(section: str, loss: LossArguments, unlabelled: bool, problems: Problems) -> None:
+    """Terms of a loss that would do nothing."""
+    if not unlabelled and loss.original_mask_weight:
+        problems.add(f"{section}.loss.original_mask_weight", "is for `data.format: images`; give 0.")
+    if unlabelled and loss.distillation_weight:
+        problems.add(f"{section}.loss.distillation_weight", "`data.format: images` imitates the original: give 0.")
+    for term in ("bce_weight", "iou_weight"):
+        if unlabelled and getattr(loss, term) and not loss.original_mask_weight:
+            problems.add(
+                f"{section}.loss.{term}", "works on the original's masks: set `original_mask_weight` as well."
+            )
 
 
 # elastic space and budget --------------------------------------------------------------------------------------------

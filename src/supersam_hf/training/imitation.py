@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..evaluation import PROMPTS
+from ..evaluation.agreement import is_sure
 from ..files import file_aside, fingerprint
 from ..models.supersam import Subnet, SuperSamModel
 from .arguments import EngineArguments
@@ -164,7 +165,7 @@ class Teacher:
         cells = torch.arange(masks.shape[-1], device=masks.device) * stride
         rows, columns = (cells < batch["valid_size"][:, axis, None] for axis in (0, 1))
         masks = masks & (rows[:, :, None] & columns[:, None, :])[:, None]
-        counted = (outputs.iou_scores[:, :, 0] >= self.min_predicted_iou) & masks.any(-1).any(-1)
+        counted = is_sure(outputs.iou_scores[:, :, 0], self.min_predicted_iou) & masks.any(-1).any(-1)
         return {MASKS: masks, COUNTED: counted}
 
 
