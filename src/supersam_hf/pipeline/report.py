@@ -192,7 +192,10 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
         write_whole(run.folder / "results.md", text)
     print(text)
     untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
-    plot_pareto([*table, *untrained], run.folder / "pareto.png")
+    drawn, quality = [*table, *untrained], "miou"
+    if run.recipe.data.unlabelled:
+        drawn, quality = [{**row, "agreement": row["miou"]} for row in drawn], "agreement"
+    plot_pareto(drawn, run.folder / "pareto.png", y=quality)
 
 
 def _write_numbers(run: Run, table: list[Row], before: list[Row]) -> None:

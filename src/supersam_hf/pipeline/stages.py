@@ -67,7 +67,8 @@ def rank_layers(run: Run) -> None:
 
 
 def _write_ranking(run: Run, ranking: LayerRanking) -> None:
-    plot_layer_ranking(ranking.to_dict(), run.folder / "ranking.png")
+    quality = AGREEMENT if run.recipe.data.unlabelled else "mIoU"
+    plot_layer_ranking(ranking.to_dict(), run.folder / "ranking.png", quality)
     write_json(run.folder / "ranking.json", ranking.to_dict())
     print(f"proposed prunable layers: {ranking.prunable_layers} (θ = 0.5 each); see {run.folder}/ranking.json")
 

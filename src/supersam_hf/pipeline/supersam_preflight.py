@@ -32,6 +32,7 @@ from .preflight import (
 from .preflight_data import Split, check_shown, prompted_splits
 from .preflight_model import check_sam, model_type
 from .runner import Stage
+from .split_sizes import rows_left
 
 
 # Verbs that train: the section of their arguments.
@@ -273,7 +274,20 @@ def _check_data(found: Preflight) -> None:
 def _check_disk(found: Preflight, config: SuperSamConfig) -> None:
     weights, trained = weight_bytes(config, found.run.recipe)
     ahead = {name: (trained, args) for name, args in trainings(found).items()}
-    check_output(found.run.folder, bytes_ahead(weights, ahead, found.run.folder), found.problems)
+    needed = bytes_ahead(weights, ahead, found.run.folder)
+    check_output(found.run.folder, needed + _embedding_bytes(found, config), found.problems)
+
+
+def _embedding_bytes(found: Preflight, config: SuperSamConfig) -> int:
+    """Bytes of the original's embeddings that a training on pictures without labels will keep on disk."""
+    data, vision = found.run.recipe.data, config.vision_config
+    varied = data.crop_train is not None or data.flip
+    if not data.unlabelled or varied or not {"train", "finetune"} & {*found.stages}:
+        return 0
+    grid: Any = vision.image_size // vision.patch_size
+    pictures = rows_left(found.splits, data, found.run.recipe.holdout_images)
+    limit = int(data.embeddings_gb * 1e9)
+    return limit if pictures is None else min(limit, pictures * 4 * vision.output_channels * grid**2)
 
 
 def weight_bytes(config: SuperSamConfig, recipe: Recipe) -> tuple[int, int]:

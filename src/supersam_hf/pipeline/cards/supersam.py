@@ -10,6 +10,7 @@ from .lines import cost_note, data_lines
 from .records import RunRecords
 from .supersam_lines import limits, prompt, quality_lines, search_lines, space_lines, training_lines, why
 from .supersam_rows import budget, layers, subnet_rows, supernet_rows
+from .unlabelled import renamed
 
 
 def subnet_facts(
@@ -35,7 +36,7 @@ def subnet_facts(
     subnet = None if config.subnet is None else Subnet.from_dict(config.subnet)
     space = _space(records, config)
     cut = subnet is not None or records.search is not None
-    return CardFacts(
+    facts = CardFacts(
         kind="supersam_subnet",
         repo=repo,
         revision=revision,
@@ -51,6 +52,7 @@ def subnet_facts(
         limits=limits(records, cut=cut),
         **_shared(records, config, *(["finetune"] if name == "finetuned" else [])),
     )
+    return renamed(facts, records)
 
 
 def _searched_facts(
@@ -98,7 +100,7 @@ def supernet_facts(
         "quality_lines": quality_lines(records, weights),
         "tags": ["elastic"],
     }
-    return CardFacts(
+    facts = CardFacts(
         kind="supersam_supernet",
         repo=repo,
         revision=revision,
@@ -111,6 +113,7 @@ def supernet_facts(
         limits=limits(records, cut=False),
         **_shared(records, config),
     )
+    return renamed(facts, records)
 
 
 def _shared(records: RunRecords, config: Any, *more: str) -> dict[str, Any]:
