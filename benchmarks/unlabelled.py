@@ -62,7 +62,7 @@ def recipe_of(args: argparse.Namespace, data: DataArguments, folder: Path, layer
         rank_layers=RankArguments(num_images=args.holdout, max_removed=7, max_prunable=7, max_drop=0.9),
         reorder=ReorderArguments(num_images=32),
         train=SandwichArguments(max_grad_norm=1.0, save_steps=0, loss=loss, **training),  # type: ignore[arg-type]
-        search=SearchArguments(trials=args.trials, max_params=0.6),
+        search=SearchArguments(trials=max(1, args.trials), max_params=0.6),
         measure=MeasureArguments(enabled=False),
     )
 
@@ -83,8 +83,10 @@ def labelled_quality(args: argparse.Namespace, run: Run) -> dict[str, float]:
     samples = PromptDataset(load_source(data, "eval"), run.processor.image_processor, data, training=False)
     model = SuperSamModel.from_pretrained(run.folder / "supernet").eval()
     space = model.elastic_space
-    best = json.loads((run.folder / "search.json").read_text())["best"]["subnet"]
-    subnets = {"largest": space.largest(), "smallest": space.smallest(), "found": Subnet.from_dict(best)}
+    subnets = {"largest": space.largest(), "smallest": space.smallest()}
+    if args.trials:
+        best = json.loads((run.folder / "search.json").read_text())["best"]["subnet"]
+        subnets["found"] = Subnet.from_dict(best)
     found = SubnetEvaluator(model, build_loader(samples, 8), space=space).mious(list(subnets.values()))
     return dict(zip(subnets, found))
 
@@ -99,7 +101,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--holdout", type=int, default=24, help="training pictures held out")
-    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=20, help="of the search; 0: none")
+    parser.add_argument("--prunable_layers", type=int, nargs="+", help="for both ways; unless given they are ranked")
     parser.add_argument("--eval_images", type=int, default=128)
     parser.add_argument("--prompts_per_side", type=int, default=4)
     parser.add_argument("--original_mask_weight", type=float, default=0.0)
@@ -107,14 +110,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     pictures = data_of(args, format="images", prompt="point", prompts_per_side=args.prompts_per_side)
-    names = list(STAGES)
-    run, seconds = run_of(recipe_of(args, pictures, args.output / "unlabelled", None), names)
+    names = ["reorder", "train", *(["search"] if args.trials else [])]
+    ranked = [] if args.prunable_layers else ["rank-layers"]
+    run, seconds = run_of(recipe_of(args, pictures, args.output / "unlabelled", args.prunable_layers), ranked + names)
     ways = {"unlabelled": (labelled_quality(args, run), seconds)}
     write(args, ways)
     if not args.only_unlabelled:
         layers = list(SuperSamModel.from_pretrained(run.folder / "supernet").elastic_space.prunable_layers)
         boxes = data_of(args, prompt="box", box_padding=5, max_objects=8)
-        run, seconds = run_of(recipe_of(args, boxes, args.output / "labelled", layers), names[1:])
+        run, seconds = run_of(recipe_of(args, boxes, args.output / "labelled", layers), names)
         write(args, {"labelled": (labelled_quality(args, run), seconds)})
 
 

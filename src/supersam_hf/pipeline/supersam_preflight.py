@@ -280,11 +280,12 @@ def _check_disk(found: Preflight, config: SuperSamConfig) -> None:
 
 def _embedding_bytes(found: Preflight, config: SuperSamConfig) -> int:
     """Bytes of the original's embeddings that a training on pictures without labels will keep on disk."""
-    data, vision = found.run.recipe.data, config.vision_config
+    data = found.run.recipe.data
+    vision: Any = config.vision_config
     varied = data.crop_train is not None or data.flip
     if not data.unlabelled or varied or not {"train", "finetune"} & {*found.stages}:
         return 0
-    grid: Any = vision.image_size // vision.patch_size
+    grid = vision.image_size // vision.patch_size
     pictures = rows_left(found.splits, data, found.run.recipe.holdout_images)
     limit = int(data.embeddings_gb * 1e9)
     return limit if pictures is None else min(limit, pictures * 4 * vision.output_channels * grid**2)
