@@ -62,6 +62,9 @@ def drawn_samples(args: "DataArguments", split: Any, num_images: int, image_size
     from ..data.dataset import PromptSamples
     from ..data.source import UnreadableError
 
+    if args.unlabelled:
+        raise ValueError("`data.format: images` has no objects or prompts to draw.")
+
     processor = image_processor(image_size)
     rows = split_rows(args, split)
     samples = PromptSamples(rows, processor, args, training=split == "train")

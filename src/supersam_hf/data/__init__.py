@@ -9,6 +9,7 @@ from .images import read_rgb
 from .labels import match_labels
 from .load import load_source, open_source
 from .loader import build_loader, collate, shared
+from .pictures import OriginalMasks, PictureDataset, PictureStream
 from .shape_classes import shape_classes
 from .shapes import shapes
 from .streaming import ImageStream, PromptStream
@@ -20,6 +21,9 @@ __all__ = [
     "ImageClassificationArguments",
     "ImageDataset",
     "ImageStream",
+    "OriginalMasks",
+    "PictureDataset",
+    "PictureStream",
     "PromptDataset",
     "PromptStream",
     "build_loader",

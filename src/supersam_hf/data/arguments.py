@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..fields import Checked, Count, FieldError, Place, Seed, Side, Text, Whole
+from ..fields import Checked, ClosedUnitInterval, Count, FieldError, NonNegative, Place, Seed, Side, Text, Whole
 from .columns import SEGMENTED, check_columns_field
 
 
 Prompt = Literal["point", "box"]
 # Layouts of files; the other formats are those of datasets' rows.
 FileLayout = Literal["folder", "coco", "sa1b", "ade20k", "ade20k_instances", "stacks"]
-SourceFormat = Literal["auto", "shapes", "instances", "canonical", FileLayout]
+SourceFormat = Literal["auto", "shapes", "instances", "canonical", "images", FileLayout]
 OnError = Literal["raise", "skip"]
 # What reads a `data:` section: training, an evaluation on held-out training images, one on the evaluation split.
 DataPart = Literal["train", "holdout", "eval"]
-HOW_FAST = ("num_workers", "eval_batch_size")
+HOW_FAST = ("num_workers", "eval_batch_size", "embeddings_gb")
 TRAIN_SPLIT = ("train_split", "max_train_images", "shapes_train_images")
 EVAL_SPLIT = ("eval_split", "max_eval_images", "shapes_eval_images")
-EVAL_SAMPLES = ("crop_eval",)
+EVAL_SAMPLES = ("crop_eval", "prompts_per_side")
 TRAIN_SAMPLES = (
     *("batch_size", "shuffle_buffer", "crop_train", "flip", "min_scale", "max_scale", "color_jitter"),
     *("rand_augment", "rand_augment_num_ops", "rand_augment_magnitude", "random_erasing"),
@@ -50,7 +50,8 @@ class DataArguments(Checked):
     revision: Text | None = None
     """Branch, tag or commit of a dataset on the Hub."""
     format: SourceFormat = "auto"
-    """Layout of the source; "auto" finds it from the files or columns that are there."""
+    """Layout of the source; "auto" finds it from the files or columns that are there. "images": pictures alone, to
+    learn from the original model instead of from labels."""
     columns: dict[str, Text] | None = None
     """Columns of a table by what they hold (image, instances or objects, image_id), where they have other names."""
     train_split: Text = "train"
@@ -86,6 +87,16 @@ class DataArguments(Checked):
     """Side of the central square crop in evaluation, px; none for the whole image."""
     flip: bool = False
     """Random horizontal and vertical flips in training."""
+    original: Place | None = None
+    """With `format: images`, the SAM (Hub id or folder) whose embeddings and masks are the truth; null: the model that
+    the run starts from."""
+    prompts_per_side: Count = 8
+    """With `format: images`, subnets are compared with the original at a grid of so many points a side."""
+    min_predicted_iou: ClosedUnitInterval = 0.5
+    """With `format: images`, masks of which the original predicts a smaller IoU are left out, and counted; 0: none."""
+    embeddings_gb: NonNegative = 20.0
+    """With `format: images`, most that the original's embeddings take on disk, GB (10^9 bytes); what does not fit, and
+    all of them with crops or flips, is computed anew."""
     shapes_image_size: Side = 96
     """Side of the generated scenes, px."""
     shapes_train_images: Count = 500
@@ -108,10 +119,25 @@ class DataArguments(Checked):
         check_columns_field(self.columns, SEGMENTED)
         if self.streaming and "shapes" in (self.source, self.format):
             raise FieldError("streaming", "is for stored images; the shapes are generated in memory.")
+        if self.format == "images":
+            self._check_unlabelled()
         if self.crop_train is not None and not self._is_range(self.crop_train):
             raise FieldError(
                 "crop_train", f"must be [smallest, largest] side in px, both at least 1, got {self.crop_train}."
             )
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether there are pictures alone, and the original model takes the place of labels."""
+        return self.format == "images"
+
+    def _check_unlabelled(self) -> None:
+        if self.source == "shapes":
+            raise FieldError("format", "`images` needs pictures: give their folder as `source`.")
+        if self.prompt != "point":
+            raise FieldError("prompt", "must be `point` with `format: images`: without objects there are no boxes.")
+        if self.merge_objects:
+            raise FieldError("merge_objects", "has no meaning with `format: images`, which has no objects.")
 
     @staticmethod
     def _is_range(sides: list[int]) -> bool:

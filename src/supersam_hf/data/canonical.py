@@ -27,6 +27,11 @@ def canonical_features() -> "Features":
     return Features({"image": Image(), "image_id": Value("string"), "objects": objects})
 
 
+def no_objects() -> dict[str, list]:
+    """`objects` of a canonical example that has none."""
+    return {"segmentation": [], "bbox": [], "area": []}
+
+
 def rles_to_objects(rles: list[dict[str, Any]]) -> dict[str, list]:
     """`objects` of a canonical example from compressed run lengths; masks without a pixel are left out."""
     from pycocotools import mask as coco_mask

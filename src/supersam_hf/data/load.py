@@ -8,6 +8,7 @@ from .arguments import DataArguments, FileLayout, SourceFormat
 from .cells import Cells
 from .convert import convert, without_unreadable
 from .layouts import LOOKED_FOR, StackSource, find_layout, open_layout
+from .layouts.pictures import check_pictures, holds_pictures, is_picture_folder, open_pictures
 from .ranges import sliced
 from .segmented_parquet import segmented_parquet
 from .shapes import shapes
@@ -55,7 +56,7 @@ def load_source(
             rows = take_slice(scenes, wanted.rows)
             return rows if wanted.limit is None else rows.select(range(min(wanted.limit, len(rows))))
         source: Source = TableSource(Stored(scenes, Cells()), "canonical", "shapes")
-    elif layout in FILE_LAYOUTS:
+    elif _lies_in_files(args, layout):
         source = _open_files(args, layout, wanted.split, skip_log)
     else:
         stored = open_stored(args.source, wanted.split, args.config_name, args.revision)
@@ -84,17 +85,24 @@ def open_source(args: DataArguments, part: Part, skip_log: SkipLog | None = None
     """
     wanted = Wanted.of(args, part)
     layout = layout_of(args)
-    if layout in FILE_LAYOUTS:
+    if _lies_in_files(args, layout):
         source = _open_files(args, layout, wanted.split, skip_log)
     else:
         source = segmented_parquet(args, wanted.split)
     return _shaped(source, args, wanted)
 
 
+def _lies_in_files(args: DataArguments, layout: SourceFormat) -> bool:
+    """Whether the images of a source are files of their own, and not rows of a table."""
+    return layout in FILE_LAYOUTS or (layout == "images" and is_picture_folder(Path(args.source)))
+
+
 def _open_files(args: DataArguments, layout: SourceFormat, split: str, skip_log: SkipLog | None) -> Source:
     """A split of image and mask files; tells what of it is left out."""
     if args.columns:
         raise ValueError(f"`data.columns` is for tables; {args.source!r} holds image files (`data.format: {layout}`).")
+    if layout == "images":
+        return open_pictures(Path(args.source), split)
     source = open_layout(Path(args.source), layout, split)  # type: ignore[arg-type]
     tell_left_out(source.left_out, skip_log)
     return source
@@ -150,8 +158,13 @@ def find_format(source: str) -> SourceFormat:
         return "auto"
     layout = find_layout(path)
     if layout is None and path.is_dir() and not any(path.rglob("*.parquet")):
+        pictures = (
+            " It holds pictures: to learn from them alone, without labels, set `data.format: images`."
+            if holds_pictures(path)
+            else ""
+        )
         raise ValueError(
-            f"`data.source` {source!r} has none of the known layouts; looked for: {LOOKED_FOR}, {STORED}."
+            f"`data.source` {source!r} has none of the known layouts; looked for: {LOOKED_FOR}, {STORED}.{pictures}"
         )
     return layout or "auto"
 
@@ -168,7 +181,10 @@ def layout_of(args: DataArguments) -> SourceFormat:
         return "shapes"
     if args.format == "auto":
         return find_format(args.source)
-    _check_format(Path(args.source), args.format)
+    if args.format == "images":
+        check_pictures(Path(args.source))
+    else:
+        _check_format(Path(args.source), args.format)
     return args.format
 
 

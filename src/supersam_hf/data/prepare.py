@@ -234,6 +234,10 @@ def find_task(args: PrepareArguments) -> tuple[Task, Layout]:
     path = Path(args.source)
     if args.task == "classification":
         return "classification", "image folder" if is_image_folder(path) else "columns"
+    if args.format == "images":
+        raise ValueError(
+            "`--data.format images` has neither masks nor labels to prepare: train on the pictures as they are."
+        )
     if args.format != "auto":
         return "segmentation", args.format
     # Folders of images and masks look like folders of classes too.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import SourceFormat
-from .canonical import check_mask_size, instances_to_objects
+from .canonical import check_mask_size, instances_to_objects, no_objects
 from .cells import Cells
 from .columns import Columns, segmented_columns
 from .convert import convert
@@ -47,7 +47,7 @@ class TableSource(Source):
 
     Args:
         stored ([`Stored`]): The dataset.
-        layout (`str`): "instances", "canonical", or "auto": by the columns.
+        layout (`str`): "instances", "canonical", "images", or "auto": by the columns.
         name (`str`): What messages call it.
         columns (`dict`, *optional*): As of `data.columns`.
 
@@ -98,7 +98,12 @@ class SegmentedRow:
         name = row.get(self.columns.get("image_id", ""))
         name = str(number if name is None else name)
         size = encoded_size(image, f"The image {name!r}")
-        objects = self._objects(row, size, name) if "objects" in self.columns else self._instances(row, size, name)
+        if "objects" in self.columns:
+            objects = self._objects(row, size, name)
+        elif "instances" in self.columns:
+            objects = self._instances(row, size, name)
+        else:  # pictures alone
+            objects = no_objects()
         return {"image": image, "image_id": name, "objects": objects}
 
     def _instances(self, row: dict[str, Any], size: tuple[int, int], name: str) -> dict[str, list]:

@@ -35,4 +35,10 @@ def prompt_loss(model: Any, batch: Batch) -> torch.Tensor:
     return mask_loss(logits, scores, batch["low_res_masks"], LossArguments(), None)
 
 
-__all__ = ["calibration_batches", "class_loss", "prompt_loss"]
+def forward_only(model: Any, batch: Batch) -> torch.Tensor:
+    """A pass of pictures without labels through the image encoder: for Wanda and the refit, which look at what goes
+    through; its gradient says nothing."""
+    return model.get_image_embeddings(batch["pixel_values"]).square().mean()
+
+
+__all__ = ["calibration_batches", "class_loss", "forward_only", "prompt_loss"]

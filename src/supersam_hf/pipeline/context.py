@@ -1,5 +1,6 @@
 """What the stages of a run share: its folder, its data, its models and its elastic space."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from functools import cached_property
@@ -8,14 +9,25 @@ from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from ..data import PromptDataset, PromptStream, build_loader, load_source, open_source
+from ..data import (
+    PictureDataset,
+    PictureStream,
+    PromptDataset,
+    PromptStream,
+    build_loader,
+    load_source,
+    open_source,
+)
 from ..data.ranges import RowRange
-from ..files import changed_keys, read_json
+from ..data.source import Source
+from ..files import changed_keys, fingerprint, read_json
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel, SuperSamProcessor
 from ..models.supersam.pareto_supersam import ParetoFront
 from ..recipe import Recipe
 from ..search.pareto import named_front
+from ..training.imitation import StoredEmbeddings, Teacher
 from ..training.pretrain import sam_config
+from .agreement import add_targets
 from .folder import RunFolder, check_holdout
 
 
@@ -56,11 +68,12 @@ class Run(RunFolder):
         count = most if num_images is None else min(num_images, most)
         total = len(self._train_source)
         first, stop = (0, count) if self.recipe.data.streaming else (total - count, total)
-        return self._loader(self._part(first, stop), training=False)
+        return self._loader(self._part(first, stop), training=False, part="train", first=first)
 
     @cached_property
     def eval_loader(self) -> DataLoader:
-        """The evaluation split: reported, never searched or ranked on."""
+        """The evaluation split: reported, never searched or ranked on. Of pictures without labels all processes must
+        ask for it together, as for [`holdout_loader`]: the original's masks are made by all of them."""
         return self._loader(self._read("eval"), training=False)
 
     def _read(self, part: Literal["train", "eval"]) -> Any:
@@ -72,10 +85,16 @@ class Run(RunFolder):
         source = self._train_source
         return RowRange(source, first, stop) if self.recipe.data.streaming else source.select(range(first, stop))
 
-    def _loader(self, source: Any, training: bool, alone: bool = False) -> DataLoader:
+    def _loader(
+        self, source: Any, training: bool, alone: bool = False, part: Literal["train", "eval"] = "eval", first: int = 0
+    ) -> DataLoader:
+        """Batches of a part's rows from number `first` on."""
         data = self.recipe.data
-        kind: Any = PromptStream if data.streaming else PromptDataset
+        kinds: tuple[Any, Any] = (PictureDataset, PictureStream) if data.unlabelled else (PromptDataset, PromptStream)
+        kind = kinds[data.streaming]
         dataset = kind(source, self.processor.image_processor, data, training=training, skip_log=self.skip_log)
+        if data.unlabelled and not training:
+            add_targets(self, dataset, part, first, contents_of(source if part == "eval" else self._train_source))
         batch_size = data.batch_size if training else data.eval_batch_size
         rank, world = (0, 1) if alone else (self.state.process_index, self.state.num_processes)
         return build_loader(dataset, batch_size, data.num_workers, data.seed, rank, world)
@@ -101,6 +120,27 @@ class Run(RunFolder):
         args = self.recipe.model
         hub = {} if args.revision is None else {"revision": args.revision}
         return self.load(str(args.name), image_size=args.image_size, window_size=args.window_size, **hub)
+
+    def reference(self) -> SuperSamModel:
+        """The model whose embeddings and masks are the truth of pictures without labels."""
+        name = self.recipe.data.original
+        return self.original() if name is None else self.load(str(name))
+
+    def teacher(self, precision: str) -> Teacher | None:
+        """What a training at this precision imitates; None where there are labels. Its embeddings are stored where a
+        picture is the same in each epoch."""
+        data = self.recipe.data
+        if not data.unlabelled:
+            return None
+        model = self.reference()
+        stored, limit = None, int(data.embeddings_gb * 1e9)
+        if limit and data.crop_train is None and not data.flip:
+            identity = {**self.recipe.parts("data.train", "holdout_images"), "original": fingerprint(model)}
+            identity |= {"pictures": contents_of(self._train_source), "precision": precision}
+            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+            folder = self.folder / "original" / f"embeddings-{digest}"
+            stored = StoredEmbeddings(folder, limit, self.state.num_processes)
+        return Teacher(model, data.min_predicted_iou, stored)
 
     def untrained(self) -> SuperSamModel:
         """What training starts from: the reordered model if there is one, else the original."""
@@ -192,6 +232,11 @@ class Run(RunFolder):
             raise FileNotFoundError(f"`subnet` is {name!r}, but there is no {path}: search first.")
         hub = {} if args.revision is None else {"revision": args.revision}
         return ParetoFront.from_pretrained(args.name, **hub).point(name).subnet
+
+
+def contents_of(source: Any) -> str:
+    """What tells a dataset, or the source of a stream, from others."""
+    return source.fingerprint() if isinstance(source, Source) else str(source._fingerprint)
 
 
 def stands_alone(config: Any) -> bool:

@@ -10,6 +10,7 @@ from ..hub.tables import duration
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
 from ..recipe import Recipe
 from ..spread import on_main
+from .agreement import AGREEMENT
 from .budget import resolved
 from .context import Run
 from .estimate import SamTimes, sandwich_memory, time_pieces
@@ -73,6 +74,7 @@ def plan_lines(verb: str, plan: Preflight, redo: str | None = None) -> list[str]
     parts = parts_read(plan.stages)
     if parts:
         lines += image_lines(plan.splits, parts, recipe.data, recipe.holdout_images)
+        lines += _unlabelled_lines(recipe)
     else:
         lines.append("  not read")
     if plan.config is not None:
@@ -82,6 +84,19 @@ def plan_lines(verb: str, plan: Preflight, redo: str | None = None) -> list[str]
     if plan.config is not None and trainings(plan):
         lines += ["", "training", *_training_lines(plan, plan.config)]
     return [*lines, *(["", *(f"note: {note}" for note in plan.notes)] if plan.notes else [])]
+
+
+def _unlabelled_lines(recipe: Recipe) -> list[str]:
+    """What takes the place of labels."""
+    data = recipe.data
+    if not data.unlabelled:
+        return []
+    varied = data.crop_train is not None or data.flip
+    kept = "computed anew each step (crops, flips)" if varied else f"kept on disk, at most {data.embeddings_gb:g} GB"
+    return [
+        f"  no labels      embeddings of {data.original or recipe.model.name}, {kept}",
+        f"  quality        {AGREEMENT}, {data.prompts_per_side} x {data.prompts_per_side} points an image",
+    ]
 
 
 def _training_lines(plan: Preflight, config: SuperSamConfig) -> list[str]:
@@ -135,7 +150,8 @@ def _budget_lines(plan: Preflight, config: SuperSamConfig, space: ElasticSpace) 
     if limits.max_latency_ms is not None:
         said.append(f"at most {limits.max_latency_ms:g} ms (measured when the search begins)")
     if limits.min_quality is not None:
-        said.append(f"mIoU of at least {limits.min_quality:g} on the images held out")
+        quality = AGREEMENT if plan.run.recipe.data.unlabelled else "mIoU"
+        said.append(f"{quality} of at least {limits.min_quality:g} on the images held out")
     return [f"  {'budget':<15} {', '.join(said) if said else 'none: the best subnet of any size'}"]
 
 
@@ -205,6 +221,8 @@ def _training_seconds(plan: Preflight, times: SamTimes, name: str) -> tuple[floa
     else:
         images = recipe.data.batch_size * args.gradient_accumulation_steps
         step, both = images * times.training() + times.optimizer, times.forward()
+    if recipe.data.unlabelled:  # the original's embeddings, where they are not on disk yet
+        step += recipe.data.batch_size * args.gradient_accumulation_steps * times.forward()
     evaluations = args.max_steps // args.eval_steps if args.eval_steps else 0
     watching = evaluations * recipe.holdout_images * both / plan.run.state.num_processes
     text = f" ({step:.3g} s a step" + (f"; {duration(watching)} of it {evaluations} evaluations)" if watching else ")")

@@ -62,6 +62,8 @@ def sandwich_memory(config: SuperSamConfig, recipe: Recipe, device: torch.device
         if recipe.train.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         batch = example_batch(config, recipe, recipe.data.batch_size, recipe.data.max_objects, device)
+        if recipe.data.unlabelled:  # the image encoder alone, without a decoder pass
+            return model.vision_encoder, _embedding_loss(model.vision_encoder, batch["pixel_values"], recipe, device)
         return model, loss_of(model, batch, recipe, device)
 
     return training_memory(build)
@@ -188,6 +190,18 @@ def _few_layers(config: SuperSamConfig, shape: SamShape) -> SuperSamConfig:
     for key in ("elastic_space", "subnet"):
         values.pop(key, None)
     return SuperSamConfig.from_dict(values)
+
+
+def _embedding_loss(
+    encoder: Any, pixel_values: torch.Tensor, recipe: Recipe, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(recipe.train.mixed_precision)
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(device.type, kind, enabled=kind is not None):
+            return encoder(pixel_values).last_hidden_state.float().square().mean()
+
+    return loss
 
 
 def _layer_loss(layer: Any, tokens: torch.Tensor, recipe: Recipe, device: torch.device) -> Callable[[], torch.Tensor]:

@@ -4,12 +4,13 @@ was killed, what there is."""
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..hub import tables
 from ..training.milestone import milestone_line, read_milestone
+from .agreement import AGREEMENT, EXPLAINED
 from .costs import run_costs
 from .page_stages import progress, stage_states
 from .quality import quality_warning
@@ -66,7 +67,7 @@ def page_facts(folder: Path) -> PageFacts:
     stages = stage_states(folder, method, recipe)
     rows = _read(folder / "results.json").get("rows", [])
     last = record["sittings"][-1]
-    return PageFacts(
+    facts = PageFacts(
         name=folder.resolve().name,
         method={"ofb": "Once for Both", "supersam": "SuperSAM"}[method],
         headline=_headline(rows) or _adapted(folder) or progress(stages, last["outcome"]),
@@ -83,6 +84,22 @@ def page_facts(folder: Path) -> PageFacts:
         processes=record["processes"],
         finished=last["outcome"] == "finished",
         versions=record["versions"],
+    )
+    return _without_labels(facts) if recipe["data"].get("format") == "images" else facts
+
+
+def _without_labels(facts: PageFacts) -> PageFacts:
+    """The facts of a run on pictures without labels, whose qualities are no mIoU with labels."""
+
+    def said(text: str) -> str:
+        return text.replace("mIoU", AGREEMENT)
+
+    return replace(
+        facts,
+        headline=said(facts.headline),
+        numbers=[replace(number, label=said(number.label)) for number in facts.numbers],
+        results=[{said(name): value for name, value in row.items()} for row in facts.results],
+        notes=[EXPLAINED, *map(said, facts.notes)],
     )
 
 

@@ -11,6 +11,7 @@ from ..data.arguments import FileLayout
 from ..data.classification import stream_classification
 from ..data.image_folder import is_image_folder
 from ..data.layouts.find import find_layout, layout_splits
+from ..data.layouts.pictures import check_pictures
 from ..data.load import Part, find_format, peek_source
 from ..data.parquet_files import NotParquetError
 from ..data.shape_classes import CLASS_NAMES
@@ -63,6 +64,9 @@ def _with_layout(args: DataArguments, problems: Problems) -> DataArguments | Non
             hub_splits(args.source, args.config_name, args.revision)
             return args
         check_local(args.source, config_name=args.config_name, revision=args.revision)
+        if args.unlabelled:
+            check_pictures(path)
+            return args
         layout = find_format(args.source) if args.format == "auto" else args.format
         if layout in get_args(FileLayout) and _has_layout(path, layout):
             return args
@@ -97,6 +101,9 @@ def check_shown(splits: dict[Part, Split], args: DataArguments, image_processor:
         if split.source is None:
             continue
         with problems.of(_field(part)):
+            if args.unlabelled:  # every picture counts: that the first ones can be read is enough
+                _ = list(_first_rows(split.source, args.on_error))
+                continue
             samples = PromptStream(split.source, image_processor, args, training=part == "train")
             if (
                 not any(samples.keeps(row) for row in _first_rows(split.source, args.on_error))

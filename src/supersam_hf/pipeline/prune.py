@@ -2,7 +2,7 @@
 
 from ..files import write_json
 from ..oneshot import prune_once
-from ..oneshot.batches import calibration_batches, prompt_loss
+from ..oneshot.batches import calibration_batches, forward_only, prompt_loss
 from .context import Run
 from .mask_search import plot_pruned, told
 from .runner import stage_record
@@ -14,7 +14,7 @@ def prune(run: Run) -> None:
     args, model = run.recipe.prune, run.original()
     loader, device = run.calibration_loader(), run.state.device
     batches = calibration_batches(loader, args.num_images, device) if args.needs_images else []
-    pruned, report = prune_once(model, args, batches, prompt_loss)
+    pruned, report = prune_once(model, args, batches, forward_only if run.recipe.data.unlabelled else prompt_loss)
     run.save_model(pruned, "subnet")
     stage_record(run.folder, "extract").unlink(missing_ok=True)  # `subnet/` is not that stage's output any more
     forget_recovered(run)

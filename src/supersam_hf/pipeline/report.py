@@ -21,6 +21,7 @@ from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
 from ..search.pareto import named_front
 from ..training.milestone import read_milestone
+from .agreement import AGREEMENT, EXPLAINED
 from .context import Run, stands_alone
 from .costs import run_costs
 from .journal import TOGETHER, Journal
@@ -67,12 +68,16 @@ def pareto_entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
 def evaluated(run: Run, rows: Mapping[str, Entry], journal_name: str) -> list[Row]:
     """mIoU and cost of each entry on the evaluation split, entries a process; goes on where it was interrupted."""
     prints = {id(model): fingerprint(model) for model, _ in rows.values()}
+    unlabelled = run.recipe.data.unlabelled
+    if unlabelled:
+        _ = run.eval_loader  # by all processes: the original's masks are made by all of them
     context = {**run.recipe.parts("data.eval"), "multimask": run.recipe.evaluate.multimask}
     journal = Journal(run.folder / "evaluation" / f"{journal_name}.jsonl", context, run.state)
     table, keys = [], []
     asked: dict[str, Asked] = {}
     for name, (model, subnet) in rows.items():
-        multimask = run.recipe.evaluate.multimask and _kind(name) not in ("sampled", "pareto")
+        # The truth of pictures without labels is the original's single mask.
+        multimask = run.recipe.evaluate.multimask and not unlabelled and _kind(name) not in ("sampled", "pareto")
         keys.append(f"{prints[id(model)]} {'all' if subnet is None else subnet.to_json()} {multimask}")
         asked[keys[-1]] = (model, subnet, multimask)
     with tqdm(total=len(asked), desc=journal_name, unit="model", disable=not run.state.is_main_process) as bar:
@@ -188,16 +193,21 @@ def _add_latencies(run: Run, table: list[Row], rows: Mapping[str, Entry]) -> Non
 def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     """The numbers first, then what is made of them: nothing that was computed is lost where a figure fails."""
     _write_numbers(run, table, before)
-    text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
+    origin, unlabelled = "trained here" if run.recipe.pretrain.enabled else "", run.recipe.data.unlabelled
+    text = results_table(table, before, origin, labelled=not unlabelled)
     warning = quality_warning(table)
-    text += "" if warning is None else f"\n**Warning.** {warning}\n"
+    if warning is not None:
+        text += f"\n**Warning.** {warning.replace('mIoU', AGREEMENT) if unlabelled else warning}\n"
     write_whole(run.folder / "results.md", text)
     if run.recipe.data.prompt == "box":
         text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
         write_whole(run.folder / "results.md", text)
     print(text)
     untrained = [{**row, "kind": "before"} for row in before if row["kind"] != "original"]
-    plot_pareto([*table, *untrained], run.folder / "pareto.png")
+    drawn, quality = [*table, *untrained], "miou"
+    if run.recipe.data.unlabelled:
+        drawn, quality = [{**row, "agreement": row["miou"]} for row in drawn], "agreement"
+    plot_pareto(drawn, run.folder / "pareto.png", y=quality)
 
 
 def _write_numbers(run: Run, table: list[Row], before: list[Row]) -> None:
@@ -214,9 +224,9 @@ def _write_numbers(run: Run, table: list[Row], before: list[Row]) -> None:
         writer.writerows(table)
 
 
-def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:
+def results_table(table: list[Row], before: list[Row], origin: str = "", labelled: bool = True) -> str:
     """Markdown: the named rows, and the sampled ones as mean ± standard deviation over subnets. A column that is empty
-    in every row is left out; what the others mean stands below them."""
+    in every row is left out; what the others mean stands below them. Without labels qualities are agreements."""
     was = {row["name"]: row["miou"] for row in before if row["kind"] != "original"}
     original = next(row for row in table if row["kind"] == "original")
     rows = [_cells(row, was.get(row["name"]), original, origin) for row in table if row["kind"] != "sampled"]
@@ -227,7 +237,8 @@ def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:
         )
     columns = {name: [row.get(name, "") for row in rows] for name in COLUMNS}
     shown = [f"*{name}*: {text}" for name, text in COLUMNS.items() if text and any(columns[name])]
-    return tables.table(columns) + "\n" + (f"\n{'; '.join(shown)}.\n" if shown else "")
+    text = tables.table(columns) + "\n" + (f"\n{'; '.join(shown)}.\n" if shown else "")
+    return text if labelled else f"{text.replace('mIoU', 'agreement')}\n{EXPLAINED}\n"
 
 
 # What is not said by its name.

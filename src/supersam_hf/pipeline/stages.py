@@ -20,6 +20,7 @@ from ..search import Objective, SearchResult, run_search
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
+from .agreement import AGREEMENT
 from .budget import check_budget
 from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
@@ -69,7 +70,8 @@ def rank_layers(run: Run) -> None:
 
 
 def _write_ranking(run: Run, ranking: LayerRanking) -> None:
-    plot_layer_ranking(ranking.to_dict(), run.folder / "ranking.png")
+    quality = AGREEMENT if run.recipe.data.unlabelled else "mIoU"
+    plot_layer_ranking(ranking.to_dict(), run.folder / "ranking.png", quality)
     write_json(run.folder / "ranking.json", ranking.to_dict())
     print(f"proposed prunable layers: {ranking.prunable_layers} (θ = 0.5 each); see {run.folder}/ranking.json")
 
@@ -110,6 +112,7 @@ def train(run: Run) -> None:
         calibration=calibration,
         meter=run.meter,
         milestone_file=run.folder / "milestone.json",
+        teacher=run.teacher(args.mixed_precision),
     )
     run.save_model(model, "supernet", space)
     if run.state.is_main_process:
@@ -127,9 +130,8 @@ def recover(run: Run) -> None:
     """`recovered/`: the found subnet, trained alone as the supernet was."""
     args, folder, model = run.recipe.recovery, run.folder / "recover", run.found()
     metrics = holdout_metrics(run, args, {"found": None})
-    model = finetuning.finetune(
-        model, run.train_loader, args, folder, evaluate=metrics, description="recover", meter=run.meter
-    )
+    options: dict[str, Any] = {"evaluate": metrics, "meter": run.meter, "teacher": run.teacher(args.mixed_precision)}
+    model = finetuning.finetune(model, run.train_loader, args, folder, description="recover", **options)
     run.save_model(model, "recovered")
 
 
@@ -138,7 +140,8 @@ def finetune(run: Run) -> None:
     model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
     space = model.config.elastic_space
     args, folder = run.recipe.finetune, run.folder / "finetune"
-    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter)
+    teacher = run.teacher(args.mixed_precision)
+    model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter, teacher=teacher)
     run.save_model(model, "finetuned", None if space is None else ElasticSpace.from_dict(space))
 
 
@@ -175,10 +178,11 @@ def _write_search(run: Run, result: SearchResult) -> None:
     best = result.best
     assert best is not None
     share = best.params / result.objective.largest.params
+    quality = AGREEMENT if run.recipe.data.unlabelled else "mIoU"
     smallest = ", the smallest subnet of this space" if best.subnet == result.objective.space.smallest() else ""
     print(
-        f"found {best.params:,} parameters ({share:.1%} of the largest{smallest}), holdout mIoU {best.quality:.4f}; "
-        f"{result.summary()}; see {run.folder}/search.json"
+        f"found {best.params:,} parameters ({share:.1%} of the largest{smallest}), holdout {quality} "
+        f"{best.quality:.4f}; {result.summary()}; see {run.folder}/search.json"
     )
 
 

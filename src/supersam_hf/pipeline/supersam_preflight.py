@@ -16,6 +16,7 @@ from ..oneshot.pruning import smallest_reachable
 from ..recipe import Recipe
 from ..search.objective import Budget, unmet
 from ..training.arguments import EngineArguments
+from ..training.losses import LossArguments
 from .budget import costs_of, resolved
 from .context import Run, stands_alone
 from .estimate import model_config, new_model
@@ -32,6 +33,7 @@ from .preflight import (
 from .preflight_data import Split, check_shown, prompted_splits
 from .preflight_model import check_sam, model_type
 from .runner import Stage
+from .split_sizes import rows_left
 
 
 # Verbs that train: the section of their arguments.
@@ -113,6 +115,7 @@ def _check_model(found: Preflight, verb: str) -> bool:
 def _check_values(found: Preflight) -> None:
     recipe, problems = found.run.recipe, found.problems
     check_trainings(trainings(found), problems)
+    _check_unlabelled(found)
     if "adapt" in found.stages:
         check_installed("peft", "adapt", "an adapter", "peft", problems)
     if EVAL_READERS & {*found.stages}:
@@ -123,6 +126,49 @@ def _check_values(found: Preflight) -> None:
             kind = model_type("evaluate.original", recipe.evaluate.original, None, problems)
             if kind is not None and kind not in ("sam", "supersam"):
                 problems.add("evaluate.original", f"its `model_type` is {kind!r}; give a SAM.")
+
+
+# pictures without labels ---------------------------------------------------------------------------------------------
+
+
+def _check_unlabelled(found: Preflight) -> None:
+    """What needs masks is not asked of pictures alone, and the reverse."""
+    recipe, problems = found.run.recipe, found.problems
+    for name in {"train", "finetune"} & {*found.stages}:
+        _check_imitation(name, getattr(recipe, name).loss, recipe.data.unlabelled, problems)
+    if not recipe.data.unlabelled:
+        if recipe.data.original is not None:
+            problems.add("data.original", "is for `data.format: images`; leave it out.")
+        return
+    for name, method in (("prune", recipe.prune.method), ("reorder", recipe.reorder.method)):
+        if name in found.stages and method == "taylor":
+            problems.add(f"{name}.method", "taylor needs the loss of labelled masks: give wanda or magnitude.")
+    if "prune" in found.stages and recipe.prune.drop_layers:
+        problems.add("prune.drop_layers", "needs the loss of labelled masks: give 0.")
+    for name in ("pretrain", "bimask", "adapt"):
+        if name in found.stages:
+            problems.add("data.format", f"`images` has no masks, which {name} needs; train and finetune need none.")
+    if recipe.finetune.train_prompt_encoder and "finetune" in found.stages:
+        problems.add(
+            "finetune.train_prompt_encoder", "`data.format: images` trains the image encoder alone: give false."
+        )
+    if recipe.data.original is not None:
+        kind = model_type("data.original", recipe.data.original, None, problems)
+        if kind is not None and kind not in ("sam", "supersam"):
+            problems.add("data.original", f"its `model_type` is {kind!r}; give a SAM.")
+
+
+def _check_imitation(section: str, loss: LossArguments, unlabelled: bool, problems: Problems) -> None:
+    """Terms of a loss that would do nothing."""
+    if not unlabelled and loss.original_mask_weight:
+        problems.add(f"{section}.loss.original_mask_weight", "is for `data.format: images`; give 0.")
+    if unlabelled and loss.distillation_weight:
+        problems.add(f"{section}.loss.distillation_weight", "`data.format: images` imitates the original: give 0.")
+    for term in ("bce_weight", "iou_weight"):
+        if unlabelled and getattr(loss, term) and not loss.original_mask_weight:
+            problems.add(
+                f"{section}.loss.{term}", "works on the original's masks: set `original_mask_weight` as well."
+            )
 
 
 # elastic space and budget --------------------------------------------------------------------------------------------
@@ -243,7 +289,21 @@ def _check_data(found: Preflight) -> None:
 def _check_disk(found: Preflight, config: SuperSamConfig) -> None:
     weights, trained = weight_bytes(config, found.run.recipe)
     ahead = {name: (trained, args) for name, args in trainings(found).items()}
-    check_output(found.run.folder, bytes_ahead(weights, ahead, found.run.folder), found.problems)
+    needed = bytes_ahead(weights, ahead, found.run.folder)
+    check_output(found.run.folder, needed + _embedding_bytes(found, config), found.problems)
+
+
+def _embedding_bytes(found: Preflight, config: SuperSamConfig) -> int:
+    """Bytes of the original's embeddings that a training on pictures without labels will keep on disk."""
+    data = found.run.recipe.data
+    vision: Any = config.vision_config
+    varied = data.crop_train is not None or data.flip
+    if not data.unlabelled or varied or not {"train", "recover", "finetune"} & {*found.stages}:
+        return 0
+    grid = vision.image_size // vision.patch_size
+    pictures = rows_left(found.splits, data, found.run.recipe.holdout_images)
+    limit = int(data.embeddings_gb * 1e9)
+    return limit if pictures is None else min(limit, pictures * 4 * vision.output_channels * grid**2)
 
 
 def weight_bytes(config: SuperSamConfig, recipe: Recipe) -> tuple[int, int]:

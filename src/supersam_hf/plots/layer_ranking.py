@@ -21,12 +21,13 @@ from .common import (
 
 
 @style.context(["default", STYLE])
-def plot_layer_ranking(ranking: Mapping[str, Any], path: str | Path) -> Path:
+def plot_layer_ranking(ranking: Mapping[str, Any], path: str | Path, quality: str = "mIoU") -> Path:
     """What the removal of layers costs (SuperSAM, Fig. 3): each alone, and one after another.
 
     Args:
         ranking (`Mapping`): A `LayerRanking.to_dict()`: `full`, `single`, `greedy` and `prunable_layers`.
         path (`str` or `Path`): The picture, `.png` (or `.pdf`, `.svg`). Its folder is made.
+        quality (`str`, *optional*, defaults to `"mIoU"`): What the qualities of the ranking are called.
 
     Returns:
         `Path`: Where the picture is.
@@ -41,12 +42,12 @@ def plot_layer_ranking(ranking: Mapping[str, Any], path: str | Path) -> Path:
     widths = [max(4.3, 0.2 * len(ranking["single"])), max(4.3, 0.45 * len(ranking["greedy"]))]
     figure = Figure(figsize=(sum(widths), 3.8))
     left, right = figure.subplots(1, 2, width_ratios=widths)
-    _draw_single_removals(left, ranking)
-    _draw_greedy_removals(right, ranking)
+    _draw_single_removals(left, ranking, quality)
+    _draw_greedy_removals(right, ranking, quality)
     return save(figure, path)
 
 
-def _draw_single_removals(axes: Axes, ranking: Mapping[str, Any]) -> None:
+def _draw_single_removals(axes: Axes, ranking: Mapping[str, Any], quality: str) -> None:
     layers = [removal["layers"][0] for removal in ranking["single"]]
     prunable = set(ranking["prunable_layers"])
     for chosen, color, label in ((False, LIGHT, None), (True, VERMILLION, "proposed prunable")):
@@ -58,11 +59,11 @@ def _draw_single_removals(axes: Axes, ranking: Mapping[str, Any]) -> None:
     axes.set_xticks(layers)
     axes.tick_params(axis="x", labelsize=10 if len(layers) <= 16 else 7)
     axes.grid(False, axis="x")
-    name_axes(axes, "Layer removed", "mIoU")
+    name_axes(axes, "Layer removed", quality)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
 
-def _draw_greedy_removals(axes: Axes, ranking: Mapping[str, Any]) -> None:
+def _draw_greedy_removals(axes: Axes, ranking: Mapping[str, Any], quality: str) -> None:
     removals = [ranking["full"], *ranking["greedy"]]
     counts = [len(removal["layers"]) for removal in removals]
     added = [set(b["layers"]) - set(a["layers"]) for a, b in zip(removals, removals[1:])]
@@ -76,14 +77,14 @@ def _draw_greedy_removals(axes: Axes, ranking: Mapping[str, Any]) -> None:
     # The bars belong behind the line, though their axis was made later.
     axes.set_zorder(sizes.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.plot(counts, [r["quality"] for r in removals], color=BLUE, marker="o", label="mIoU")
+    axes.plot(counts, [r["quality"] for r in removals], color=BLUE, marker="o", label=quality)
     proposed = [r for r in ranking["greedy"] if set(r["layers"]) == set(ranking["prunable_layers"])]
     for r in proposed:
         ring: dict[str, Any] = {"facecolors": "none", "edgecolors": VERMILLION, "linewidths": 1.8}
         axes.scatter(len(r["layers"]), r["quality"], s=130, label="proposal", zorder=4, **ring)
     axes.set_xticks(counts, [f"{count}\n{name}" for count, name in zip(counts, names)])
     axes.grid(False)
-    name_axes(axes, "Number of layers removed\n(+ the layer removed at this step)", "mIoU")
+    name_axes(axes, "Number of layers removed\n(+ the layer removed at this step)", quality)
     axes.set_ylim(0, 1.08 * max(r["quality"] for r in removals))
     (lines, names), (bars, bar_names) = axes.get_legend_handles_labels(), sizes.get_legend_handles_labels()
     handles, texts = [*lines, *bars], [*names, *bar_names]

@@ -29,7 +29,7 @@ from .common import (
 
 
 COSTS = {"params": ("Parameters (M)", 1e6), "macs": ("GMACs", 1e9), "latency_ms": ("Latency (ms)", 1.0)}
-QUALITIES = {"miou": "mIoU", "quality": "Quality"}
+QUALITIES = {"miou": "mIoU", "quality": "Quality", "agreement": "Agreement with the original"}
 # Kinds of rows of a Pareto figure: clouds (colour, size, legend) and points with a mark of their own (marker, size).
 CLOUDS = {
     "before": (GREY, 16, "subnets before training"),
@@ -71,7 +71,7 @@ def plot_pareto(
         path (`str` or `Path`): The picture, `.png` (or `.pdf`, `.svg`). Its folder is made.
         x (`str`, *optional*, defaults to `"params"`): `"params"` (a count, shown in millions), `"macs"` (a count,
             shown in GMACs) or `"latency_ms"`.
-        y (`str`, *optional*, defaults to `"miou"`): `"miou"` or `"quality"`, in [0, 1].
+        y (`str`, *optional*, defaults to `"miou"`): `"miou"`, `"quality"` or `"agreement"`, in [0, 1].
         budget (`float`, *optional*): Limit on `x`, in its units (a count of parameters, not millions).
 
     Returns:

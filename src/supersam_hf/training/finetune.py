@@ -22,6 +22,7 @@ from .context import data_context
 from .drop_path import DropPath
 from .ema import Ema
 from .engine import Engine
+from .imitation import Teacher, encoder_engine
 from .layer_decay import layer_decay_groups
 from .losses import LossArguments
 from .sandwich import SandwichArguments, freeze_prompt_encoder, sandwich_step
@@ -102,13 +103,17 @@ def finetune(
     evaluate: Evaluate | None = None,
     description: str = "finetune",
     meter: CostMeter | None = None,
+    teacher: Teacher | None = None,
 ) -> SuperSamModel:
     """Trains `model` as it is (a supernet's largest subnet, or an extracted subnet) in place; returns it.
 
     Checkpoints, resuming and logging are the sandwich trainer's. With `ema_decay`, the average of the weights is what
-    `evaluate` sees and what is returned.
+    `evaluate` sees and what is returned. With a `teacher`, whose embeddings it imitates, the image encoder alone is
+    trained, on pictures without labels.
     """
     freeze_prompt_encoder(model)
+    if teacher is not None:
+        model.mask_decoder.requires_grad_(False)
     if args.train_prompt_encoder:
         model.prompt_encoder.requires_grad_(True)
         # The random Fourier features of positions are shared with the image side and never trained.
@@ -116,6 +121,8 @@ def finetune(
     alone = SandwichArguments(loss=args.loss)
 
     def step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        if teacher is not None:
+            batches = [teacher.added_to(batch, engine, args.loss) for batch in batches]
         logs = sandwich_step(engine, batches, {"largest": None}, alone)
         return {"loss" if name == "loss_largest" else name: value for name, value in logs.items()}
 
@@ -123,7 +130,11 @@ def finetune(
     ema = new_ema(model, args)
     context = {"data": data_context(loader)}
     stateful = [ema] if ema else []
-    engine = Engine(model, loader, args, output_dir, context, parameters=groups, stateful=stateful, meter=meter)
+    options: dict[str, Any] = {"parameters": groups, "stateful": stateful, "meter": meter}
+    if teacher is None:
+        engine = Engine(model, loader, args, output_dir, context, **options)
+    else:
+        engine = encoder_engine(model, teacher, loader, args, output_dir, context, **options)
     return fit(engine, step, evaluate, description, ema)
 
 

@@ -35,6 +35,9 @@ class LossArguments(Checked):
     """Weight of the squared error of the predicted IoU, which keeps the IoU head honest."""
     distillation_weight: ClosedUnitInterval = 0.0
     """Share of the subnets' loss whose target is the largest subnet's masks (in-place distillation), 0 to 1."""
+    original_mask_weight: NonNegative = 0.0
+    """With `data.format: images`, weight of the loss against the original's masks at random points, beside the squared
+    error of its embeddings."""
 
 
 def mask_loss(

@@ -92,8 +92,9 @@ def milestone_line(record: Any) -> str:
 
 def prompted_objects(batches: list[Any], processes: int) -> int:
     """Prompts of a group of training batches, whose slots all hold an object: `low_res_masks` is (batch, prompts,
-    side, side)."""
-    return sum(batch["low_res_masks"].shape[:2].numel() for batch in batches) * processes
+    side, side). Of pictures without labels, the pictures."""
+    counts = (batch.get("low_res_masks", batch["pixel_values"][:, :1, 0, 0]).shape[:2].numel() for batch in batches)
+    return sum(counts) * processes
 
 
 __all__ = ["Milestone", "MilestoneWatch", "milestone_line", "prompted_objects", "read_milestone"]

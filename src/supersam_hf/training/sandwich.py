@@ -18,6 +18,7 @@ from ..models.supersam.compiling import compile_layers
 from .arguments import EngineArguments
 from .context import data_context
 from .engine import Engine
+from .imitation import EMBEDDINGS, Teacher, encoder_engine, imitated
 from .losses import LossArguments, mask_loss
 from .milestone import Milestone, MilestoneWatch, prompted_objects
 from .shared_layers import share
@@ -126,9 +127,13 @@ def forward_backward(
     terms: int,
     teacher: torch.Tensor | None,
     shared: dict[str, Any] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Adds the gradients of a subnet's loss, one of the `terms` of a mean. Returns the loss and the mask logits,
-    (batch, prompts, side, side), without their graph."""
+    (batch, prompts, side, side), without their graph; None of pictures without labels."""
+    if EMBEDDINGS in batch:
+        loss = imitated(engine, batch, subnet, args, shared)
+        engine.accelerator.backward(loss / terms)
+        return loss.detach(), None
     outputs = predict(engine.model, batch, subnet, shared)
     logits = outputs.pred_masks[:, :, 0]
     loss = mask_loss(logits, outputs.iou_scores[:, :, 0], batch["low_res_masks"], args, teacher)
@@ -166,6 +171,7 @@ def train_sandwich(
     calibration: Iterable[torch.Tensor] = (),
     meter: CostMeter | None = None,
     milestone_file: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> SuperSamModel:
     """Trains `model` in place so that every subnet of `space` works; returns it.
 
@@ -177,6 +183,8 @@ def train_sandwich(
         meter ([`CostMeter`], *optional*): Counts what the training costs.
         milestone_file (`Path`, *optional*): Takes what the milestone took; `milestone.json` in `output_dir` if not
             given.
+        teacher ([`Teacher`], *optional*): For pictures without labels: the original, whose embeddings the image
+            encoder imitates.
 
     Raises:
         ValueError: If `reorder_every` is set without calibration images, or `milestone` without `evaluate`.
@@ -193,7 +201,10 @@ def train_sandwich(
     # A milestone that ends nothing does not make it another training.
     deciding = args if args.milestone is None or args.milestone.stop else replace(args, milestone=None)
     # Reordering permutes whole dimensions, which no process holds of a sharded model.
-    engine = Engine(model, loader, deciding, output_dir, context, sharding=not args.reorder_every, meter=meter)
+    if teacher is None:
+        engine = Engine(model, loader, deciding, output_dir, context, sharding=not args.reorder_every, meter=meter)
+    else:
+        engine = encoder_engine(model, teacher, loader, deciding, output_dir, context, meter=meter)
     watch = None
     if args.milestone is not None:
         file = milestone_file or Path(output_dir) / "milestone.json"
@@ -203,6 +214,8 @@ def train_sandwich(
         if args.reorder_every and engine.global_step and engine.global_step % args.reorder_every == 0:
             reorder(engine.unwrapped, space, "wanda", calibration, optimizer=engine.optimizer.optimizer)
         meter.add(samples=prompted_objects(batches, engine.accelerator.num_processes))
+        if teacher is not None:
+            batches = [teacher.added_to(batch, engine, args.loss) for batch in batches]
         return sandwich_step(engine, batches, subnets_of_step(space, args, engine.global_step), args)
 
     engine.fit(step, evaluate, "sandwich", watch)

@@ -7,6 +7,7 @@ import torch
 
 from ..models.supersam import Subnet
 from ..models.supersam.elastic_supersam import shared_depth
+from ..models.supersam.modeling_supersam import SuperSamVisionEncoder
 from .engine import Engine
 from .sharding import is_sharded
 
@@ -58,7 +59,8 @@ def share(engine: Engine, batch: dict[str, torch.Tensor], subnets: Mapping[str, 
         return None
     model: Any = engine.accelerator.unwrap_model(engine.model)
     with engine.accelerator.autocast():
-        return SharedLayers(model.vision_encoder, batch["pixel_values"], subnets.values())
+        encoder = model if isinstance(model, SuperSamVisionEncoder) else model.vision_encoder
+        return SharedLayers(encoder, batch["pixel_values"], subnets.values())
 
 
 __all__ = ["SharedLayers", "share"]

@@ -11,6 +11,7 @@ from .lines import cost_note, data_lines
 from .records import RunRecords
 from .supersam_lines import limits, prompt, quality_lines, search_lines, space_lines, training_lines, why
 from .supersam_rows import ROWS, budget, layers, subnet_rows, supernet_rows
+from .unlabelled import renamed
 
 
 # The trainings of a network alone, by the model that they leave.
@@ -40,7 +41,7 @@ def subnet_facts(
     subnet = None if config.subnet is None else Subnet.from_dict(config.subnet)
     space = _space(records, config)
     cut = subnet is not None or records.search is not None
-    return CardFacts(
+    facts = CardFacts(
         kind="supersam_subnet",
         repo=repo,
         revision=revision,
@@ -56,6 +57,7 @@ def subnet_facts(
         limits=limits(records, cut=cut),
         **_shared(records, config, *LATER.get(name, ())),
     )
+    return renamed(facts, records)
 
 
 def _searched_facts(
@@ -106,7 +108,7 @@ def supernet_facts(
         "quality_lines": quality_lines(records, weights),
         "tags": ["elastic"],
     }
-    return CardFacts(
+    facts = CardFacts(
         kind="supersam_supernet",
         repo=repo,
         revision=revision,
@@ -119,6 +121,7 @@ def supernet_facts(
         limits=limits(records, cut=False),
         **_shared(records, config),
     )
+    return renamed(facts, records)
 
 
 def _shared(records: RunRecords, config: Any, *more: str) -> dict[str, Any]:
