@@ -70,7 +70,7 @@ def test_a_run_ends_in_a_table_and_a_standalone_subnet(finished: Path) -> None:
     rows = {row["name"]: row for row in results["rows"]}
     front = json.loads((finished / "search.json").read_text())["front"]
     named = ["original", "largest", "smallest", "sampled 1", "sampled 2"]
-    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found"]
+    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found", "found + recovery"]
     assert [rows[f"pareto-{i}"]["params"] for i in range(len(front))] == [point["params"] for point in front]
     assert rows["found"]["params"] <= 0.9 * rows["largest"]["params"]
     assert rows["original"]["params"] == rows["largest"]["params"]

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args
 
 from .data.arguments import DataArguments, DataPart, data_read
 from .evaluation import CACHE_GB
-from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Seed, Side, Text, Whole
+from .fields import Checked, ClosedUnitInterval, Count, FieldError, NonNegative, Place, Seed, Side, Text, Whole
 from .measure.energy import EnergyArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
 from .training.bimask_sam import SamBiMaskArguments
-from .training.finetune import FinetuneArguments
 from .training.pretrain import PretrainArguments
+from .training.recover import RecoverArguments, SamFinetuneArguments
 from .training.sandwich import SandwichArguments
 
 
@@ -113,6 +113,9 @@ class SpaceArguments(Checked):
     """MLP windows in hidden units; null: 1/4, 1/3, 1/2, 3/4 of the width, rounded down to a multiple of 12."""
     attention_windows: list[Count] | None = None
     """Attention windows as a width over all heads; null: attention is not elastic."""
+    sample_full: bool = True
+    """Sample the full width beside the windows, so that no size lies out of reach between the widest windows and the
+    largest subnet; false: the windows alone (the paper)."""
 
 
 @dataclass
@@ -194,7 +197,8 @@ class Recipe(RunRecipe):
     rank_layers: RankArguments = field(default_factory=RankArguments)
     reorder: ReorderArguments = field(default_factory=ReorderArguments)
     train: SandwichArguments = field(default_factory=SandwichArguments)
-    finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
+    recover: RecoverArguments = field(default_factory=RecoverArguments)
+    finetune: SamFinetuneArguments = field(default_factory=SamFinetuneArguments)
     adapt: AdaptArguments = field(default_factory=AdaptArguments)
     search: SearchArguments = field(default_factory=SearchArguments)
     bimask: SamBiMaskArguments = field(default_factory=SamBiMaskArguments)
@@ -212,4 +216,10 @@ class Recipe(RunRecipe):
             raise ValueError(
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
-        self.share_seed(self.data, self.pretrain, self.train, self.finetune, self.adapt, self.search, self.bimask)
+        alone = {"recover": self.recover, "finetune": self.finetune}
+        for name, section in alone.items():
+            try:
+                section.fill(self.train)
+            except FieldError as error:
+                raise FieldError(f"{name}.{error.field}", error.text) from error
+        self.share_seed(self.data, self.pretrain, self.train, *alone.values(), self.adapt, self.search, self.bimask)

@@ -7,11 +7,12 @@ from .names import did_you_mean
 
 
 VERBS = {
-    "run": "the whole pipeline of a recipe: pretrain?, rank-layers, reorder, train, search, extract, report",
+    "run": "the whole pipeline of a recipe: pretrain?, rank-layers, reorder, train, search, extract, recover, report",
     "pretrain": "train a small SAM, from scratch or around a ViT/DeiT encoder",
     "rank-layers": "mIoU with each layer removed, then greedily more; proposes the prunable layers",
     "reorder": "sort the elastic channels, most salient first (wanda, magnitude)",
     "train": "sandwich training of the supernet",
+    "recover": "train the found subnet alone, at the rate of the supernet's training",
     "finetune": "plain training of one model: a supernet's largest subnet, or an extracted subnet",
     "evaluate": "mIoU of the original, largest, smallest and sampled subnets; table and Pareto plot",
     "search": "find the best subnet under a budget (parameters, MACs, latency, quality)",

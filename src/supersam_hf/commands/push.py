@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ..hub.contents import Contents
     from ..hub.push import Upload
 
-NAMES = "subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter, segmenter"
+NAMES = (
+    "subnet (recovered if it was), found, finetuned, supernet, "
+    "largest, smallest, pareto-0 to pareto-N, searched, adapter, segmenter"
+)
 
 
 def parser() -> CommandParser:

@@ -9,8 +9,8 @@ from ..measure.cost import Cost, read_sittings, total_cost
 
 # Of the pipelines of both methods, and of the search that takes their place in a SAM.
 ORDER = (
-    *("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "bimask", "extract", "finetune"),
-    "report",
+    *("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "bimask", "extract"),
+    *("recover", "finetune", "report"),
 )
 
 

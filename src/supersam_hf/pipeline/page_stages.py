@@ -9,7 +9,10 @@ from .costs import cost_file
 
 
 STAGES = {
-    "supersam": ("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "report"),
+    "supersam": (
+        *("pretrain", "rank-layers", "reorder", "evaluate-before", "train", "search", "extract", "recover"),
+        "report",
+    ),
     "ofb": ("pretrain", "search", "extract", "finetune", "report"),
 }
 # Verbs that are no stage of a pipeline, and the file that shows that they are done.
@@ -30,6 +33,7 @@ def stage_states(folder: Path, method: str, recipe: dict[str, Any]) -> list[dict
         off |= {
             "rank-layers": not recipe["rank_layers"]["enabled"],
             "evaluate-before": not recipe["evaluate"]["before"],
+            "recover": not recipe.get("recover", {"enabled": False})["enabled"],
         }
     left = {name: f"stages/{name}.json" for name in STAGES[method] if not off.get(name)}
     apart = {n: f for n, f in APART.items() if n not in STAGES[method] and cost_file(folder, n).is_file()}

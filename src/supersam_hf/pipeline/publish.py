@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
 from ..escape import shell
-from ..files import fingerprint
+from ..files import fingerprint, read_json
 from ..hub.card import model_card
 from ..hub.facts import CardFacts
 from ..models.classifiers import CLASSIFIER_CLASSES, CLASSIFIERS, load_classifier
@@ -20,7 +20,10 @@ from .cards.supersam_record import pareto, search_record, seeds
 
 
 FORMAT_VERSION = 1
-SUPERSAM_NAMES = ("subnet", "supernet", "finetuned", "adapter", "largest", "smallest", "pareto-0", "pareto-1", "...")
+SUPERSAM_NAMES = (
+    *("subnet", "found", "recovered", "supernet", "finetuned", "adapter", "largest", "smallest", "pareto-0"),
+    *("pareto-1", "..."),
+)
 OFB_NAMES = ("subnet", "searched", "finetuned")
 
 
@@ -71,7 +74,8 @@ def publication(
 
     Args:
         run_folder (`Path` or `str`): Of a SuperSAM, OFB or adapter run.
-        name (`str`): `subnet`, `finetuned`; SuperSAM: `supernet`, `largest`, `smallest`, `pareto-2`, `adapter`; OFB:
+        name (`str`): `subnet`, `finetuned`; SuperSAM: `found` (`subnet` is the recovered one, once there is one),
+            `supernet`, `largest`, `smallest`, `pareto-2`, `adapter`; OFB:
             `searched`.
         repo_id (`str`, *optional*): Repository that the card's snippets load; the folder itself if not given.
         revision (`str`, *optional*): Branch, tag or commit that they load; if not given, a tag named after the
@@ -90,6 +94,7 @@ def publication(
 def _publication(
     records: RunRecords, name: str, repo_id: str | None, revision: str | None, stock: bool
 ) -> Publication:
+    name = _furthest(records, name)
     model, processor, weights = _loaded(records, name, stock)
     version = f"weights-{_digest(model)[:8]}" if revision is None and repo_id is not None else None
     where = {"repo": repo_id or ".", "revision": revision or version or "main"}
@@ -107,6 +112,17 @@ def _publication(
     return _of(records, model, processor, facts, record, seeds(records), version=version)
 
 
+def _furthest(records: RunRecords, name: str) -> str:
+    """The saved model that a name of a SuperSAM run is for: `subnet` is the recovered one, if that was trained from
+    the subnet that is there; `found` is the subnet as it was extracted."""
+    if name == "found":
+        return "subnet"
+    if name != "subnet" or not (_has(records, "recovered") and _has(records, "subnet")):
+        return name
+    subnets = [read_json(records.folder / saved / "config.json").get("subnet") for saved in ("subnet", "recovered")]
+    return "recovered" if subnets[0] == subnets[1] else name
+
+
 def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any, str | None]:
     """The model, or the folder of an adapter, its processor, and the fingerprint of the weights that were loaded: the
     report has those of the supernet for a subnet that is taken out here."""
@@ -115,7 +131,7 @@ def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any, str 
     if _method(records, name) == "ofb":
         model, processor = _classifier(records, name, stock)
         return model, processor, fingerprint(model)
-    saved = name if name in ("subnet", "finetuned") else "supernet"
+    saved = name if name in ("subnet", "recovered", "finetuned") else "supernet"
     sam, weights = _sam(records, name)
     return sam, SuperSamProcessor.from_pretrained(records.folder / saved), weights
 
@@ -190,7 +206,7 @@ def _of(
 
 def _sam(records: RunRecords, name: str) -> tuple[SuperSamModel, str]:
     """A saved model, or a subnet taken out of the supernet; and the fingerprint of what was loaded."""
-    if name in ("subnet", "finetuned", "supernet"):
+    if name in ("subnet", "recovered", "finetuned", "supernet"):
         model = _load_sam(records, name)
         return model, fingerprint(model)
     if name not in ("largest", "smallest") and not name.startswith("pareto-"):

@@ -21,6 +21,8 @@ from ..models.supersam import Subnet, SuperSamModel
 from ..plots import plot_overlays, plot_pareto
 from ..search.pareto import named_front
 from ..training.milestone import read_milestone
+from .budget import limits_of
+from .comparisons import differences
 from .context import Run, stands_alone
 from .costs import run_costs
 from .journal import TOGETHER, Journal
@@ -33,7 +35,8 @@ Row = dict[str, Any]
 Entry = tuple[SuperSamModel, Subnet | None]
 # with or without the three-mask output
 Asked = tuple[SuperSamModel, Subnet | None, bool]
-NAMED = ("original", "largest", "smallest", "found")
+RECOVERED = "found + recovery"
+NAMED = ("original", "largest", "smallest", "found", RECOVERED)
 PARETO = "pareto-"
 # Each point that is timed makes every round longer, and all of them are in memory at once.
 TIMED_PARETO = 8
@@ -50,7 +53,9 @@ def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
         return rows if args.original is None else rows | {"found": (supernet, None)}
     space, generator = run.space(supernet), torch.Generator().manual_seed(args.seed)
     rows |= {"largest": (supernet, space.largest()), "smallest": (supernet, space.smallest())}
-    rows |= {f"sampled {i + 1}": (supernet, space.sample(generator)) for i in range(args.num_sampled)}
+    limits = limits_of(supernet.config, space, run.recipe.search.budget)
+    draw = space.sample if limits is None else limits.sample
+    rows |= {f"sampled {i + 1}": (supernet, draw(generator)) for i in range(args.num_sampled)}
     return rows | {file: (supernet, run.subnet(file, space)) for file in args.subnets}
 
 
@@ -120,7 +125,7 @@ def _kind(name: str) -> str:
 def evaluate_before(run: Run) -> None:
     """`evaluation_before.json`: the original, and the subnets of the reordered model before any training."""
     table = evaluated(run, entries(run, run.untrained()), "before")
-    on_main_process(run, lambda run: write_json(run.folder / "evaluation_before.json", table))
+    on_main_process(run, lambda run: write_json(run.folder / "evaluation_before.json", _without_images(table)))
 
 
 def evaluate(run: Run) -> None:
@@ -137,6 +142,8 @@ def report(run: Run) -> None:
     supernet, found = run.supernet(), run.found()
     # The found one is loaded from its folder, as a stranger would, not taken from the supernet in memory.
     rows = entries(run, supernet) | pareto_entries(run, supernet) | {"found": (found, None)}
+    if run.has_model("recovered"):
+        rows[RECOVERED] = (run.load(run.folder / "recovered"), None)
     if before:
         config: Any = found.config
         untrained = (run.untrained(), Subnet.from_dict(config.subnet))
@@ -150,7 +157,7 @@ def _report(run: Run, table: list[Row], before: list[Row], rows: Mapping[str, En
         _write_numbers(run, table, before)  # what timing ends, or kills, has cost more than it
         _add_latencies(run, table, rows)
     _write(run, table, before)
-    models = {name: rows[name] for name in ("original", "found")}
+    models = {name: rows[name] for name in ("original", "found", RECOVERED) if name in rows}
     samples = overlay_samples(run.eval_loader.dataset, models, run.processor.image_processor, count=4)
     plot_overlays(samples, run.folder / "overlays.png", list(models))
 
@@ -181,6 +188,9 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     _write_numbers(run, table, before)
     text = results_table(table, before, "trained here" if run.recipe.pretrain.enabled else "")
     write_whole(run.folder / "results.md", text)
+    if compared := differences(table):
+        text += "\n" + "".join(f"- {one.text()}\n" for one in compared)
+        write_whole(run.folder / "results.md", text)
     if run.recipe.data.prompt == "box":
         text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
         write_whole(run.folder / "results.md", text)
@@ -193,14 +203,21 @@ def _write_numbers(run: Run, table: list[Row], before: list[Row]) -> None:
     """`results.json` and `results.csv`."""
     run.meter.flush()  # the costs below hold this stage's own, so far
     results: dict[str, Any] = {"recipe": asdict(run.recipe), "hardware": hardware(run.state.device)}
-    results |= {"versions": {"supersam_hf": __version__}, "data": known_images(run), "rows": table, "before": before}
+    results |= {"versions": {"supersam_hf": __version__}, "data": known_images(run)}
+    results |= {"rows": _without_images(table), "before": _without_images(before)}
+    results["differences"] = [asdict(one) | {"beyond": one.beyond, "text": one.text()} for one in differences(table)]
     results |= {"costs": run_costs(run.folder), "milestone": read_milestone(run.folder / "milestone.json")}
     write_json(run.folder / "results.json", results)
-    keys = [key for key in table[0] if key not in ("latency", "subnet", "weights")]
+    keys = [key for key in table[0] if key not in ("latency", "subnet", "weights", "images")]
     with (run.folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(table)
+
+
+def _without_images(table: list[Row]) -> list[Row]:
+    """The rows without what each image had, which the journal of the evaluation keeps."""
+    return [{key: value for key, value in row.items() if key != "images"} for row in table]
 
 
 def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:

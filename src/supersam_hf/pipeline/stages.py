@@ -14,10 +14,11 @@ from ..measure import latency_of
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
 from ..search import Objective, SearchResult, run_search
+from ..search.near_budget import Limits
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
-from .budget import check_budget
+from .budget import check_budget, limits_of
 from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
 from .measurement import write_measurement
@@ -103,10 +104,30 @@ def train(run: Run) -> None:
         calibration=calibration,
         meter=run.meter,
         milestone_file=run.folder / "milestone.json",
+        limits=near_limits(run, model, space),
     )
     run.save_model(model, "supernet", space)
     if run.state.is_main_process:
         plot_training(run.folder / "train" / "log.jsonl", run.folder / "training.png")
+
+
+def near_limits(run: Run, model: SuperSamModel, space: ElasticSpace) -> Limits | None:
+    """The budget near which training samples; None where the recipe wants none, or states none.
+
+    Raises:
+        ValueError: If no subnet of the space keeps it.
+    """
+    if not run.recipe.train.near_budget:
+        return None
+    check_budget(model.config, space, run.recipe.search.budget)
+    return limits_of(model.config, space, run.recipe.search.budget)
+
+
+def recover(run: Run) -> None:
+    """`recovered/`: the found subnet, trained alone."""
+    args, folder = run.recipe.recover, run.folder / "recover"
+    model = finetuning.finetune(run.found(), run.train_loader, args, folder, description="recover", meter=run.meter)
+    run.save_model(model, "recovered")
 
 
 def finetune(run: Run) -> None:

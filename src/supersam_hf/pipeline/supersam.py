@@ -15,6 +15,8 @@ from .runner import Stage, on_main_process, run_stage, run_stages, stage_record
 from .supersam_preflight import parts_read, preflight
 
 
+# What training and evaluation read of the search: near which sizes they sample.
+BUDGET = ("search.max_params", "search.max_macs")
 STAGES = {
     "pretrain": Stage(
         stages.pretrain,
@@ -34,7 +36,11 @@ STAGES = {
     "evaluate-before": Stage(
         report.evaluate_before,
         "evaluation_before.json",
-        ("data.eval", *(f"evaluate.{name}" for name in ("original", "num_sampled", "seed", "multimask", "subnets"))),
+        (
+            "data.eval",
+            *(f"evaluate.{name}" for name in ("original", "num_sampled", "seed", "multimask", "subnets")),
+            *BUDGET,
+        ),
         "evaluation/before.jsonl",
         parallel=True,
         read_by=("report",),
@@ -42,7 +48,7 @@ STAGES = {
     "train": Stage(
         stages.train,
         "supernet/config.json",
-        ("data.train", "data.holdout", "train", "holdout_images"),
+        ("data.train", "data.holdout", "train", "holdout_images", *BUDGET),
         "train",
         parallel=True,
         also=("milestone.json",),
@@ -51,8 +57,20 @@ STAGES = {
         stages.search, "search.json", ("data.holdout", "search", "holdout_images"), "search", parallel=True
     ),
     "extract": Stage(stages.extract, "subnet/config.json", ()),
+    "recover": Stage(
+        stages.recover,
+        "recovered/config.json",
+        ("data.train", "recover", "holdout_images"),
+        "recover",
+        parallel=True,
+        read_by=("report",),
+    ),
     "report": Stage(
-        report.report, "results.json", ("data.eval", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
+        report.report,
+        "results.json",
+        ("data.eval", "evaluate", "measure", *BUDGET),
+        "evaluation/report.jsonl",
+        parallel=True,
     ),
 }
 
@@ -129,5 +147,6 @@ def switched_off(recipe: Recipe) -> list[str]:
         "pretrain": recipe.pretrain.enabled,
         "rank-layers": recipe.rank_layers.enabled,
         "evaluate-before": recipe.evaluate.before,
+        "recover": recipe.recover.enabled,
     }
     return [name for name in on if not on[name]]

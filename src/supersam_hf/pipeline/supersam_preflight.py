@@ -34,9 +34,9 @@ from .runner import Stage
 
 
 # Verbs that train: the section of their arguments.
-TRAININGS = ("pretrain", "train", "bimask", "finetune", "adapt")
+TRAININGS = ("pretrain", "train", "bimask", "recover", "finetune", "adapt")
 # What reads the training images, and the evaluation split; `adapt` reads both.
-TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "finetune", "adapt"}
+TRAIN_READERS = {"pretrain", "rank-layers", "reorder", "train", "search", "bimask", "recover", "finetune", "adapt"}
 EVAL_READERS = {"evaluate-before", "report", "evaluate", "adapt"}
 # What needs the elastic space that the recipe describes; `adapt` that of a supernet alone.
 SPACE_USERS = {"reorder", "evaluate-before", "train", "search", "extract", "report", "evaluate", "measure"}
@@ -142,7 +142,7 @@ def _check_space(found: Preflight) -> None:
         return
     count = len(found.problems)
     for name, value in _given(run.recipe).items():  # each by itself, so that all that do not fit are named
-        if name != "prune_probability":
+        if name not in ("prune_probability", "sample_full"):
             with found.problems.of(f"space.{name}"):
                 ElasticSpace.for_config(config, **{name: value})
     if len(found.problems) == count:

@@ -51,6 +51,12 @@ class FinetuneArguments(RetrainingArguments):
     loss: LossArguments = field(default_factory=LossArguments)
     """Loss terms."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss is not None and self.loss.distillation_weight:
+            text = "needs a larger subnet in the same step, and one network alone is trained here: leave it at 0."
+            raise FieldError("loss.distillation_weight", text)
+
 
 @dataclass
 class ClassifierFinetuneArguments(RetrainingArguments):

@@ -107,7 +107,7 @@ class RunRecords:
     @property
     def trained_on(self) -> dict[str, Any] | None:
         """The data arguments of a training of this run."""
-        trainings = (self.trained(stage) for stage in ("train", "search", "bimask", "finetune", "adapt"))
+        trainings = (self.trained(stage) for stage in ("train", "search", "bimask", "recover", "finetune", "adapt"))
         return next((args["data"] for args in trainings if args is not None), None)
 
     @property
@@ -139,7 +139,7 @@ class RunRecords:
     def costs(self, *more: str) -> list[StageCost]:
         """Of the stages that were begun, in order; of trainings after the search only those that are named."""
         files = {name: cost_file(self.folder, name) for name in (*ORDER, "adapt")}
-        later = {"bimask", "finetune", "adapt"} - {*more}
+        later = {"bimask", "recover", "finetune", "adapt"} - {*more}
         return [_cost(n, read_sittings(path)) for n, path in files.items() if n not in later and path.is_file()]
 
     def costs_whole(self, *trainings: str) -> bool:

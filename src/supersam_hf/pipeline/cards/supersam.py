@@ -12,6 +12,10 @@ from .supersam_lines import limits, prompt, quality_lines, search_lines, space_l
 from .supersam_rows import budget, layers, subnet_rows, supernet_rows
 
 
+# The trainings of a subnet after it was extracted, by the name of the model that they leave.
+LATER = {"recovered": ("recover",), "finetuned": ("finetune",)}
+
+
 def subnet_facts(
     records: RunRecords,
     name: str,
@@ -25,7 +29,7 @@ def subnet_facts(
     """Of an extracted subnet.
 
     Args:
-        name (`str`): Which of the run's models: `subnet`, `finetuned`, `largest`, `smallest`, `pareto-2`, ...
+        name (`str`): Which of the run's models: `subnet`, `recovered`, `finetuned`, `largest`, `pareto-2`, ...
         model ([`SuperSamModel`]): The subnet itself.
         weights (`str`, *optional*): Fingerprint of the model, or of the supernet that it was taken out of just now.
     """
@@ -44,12 +48,12 @@ def subnet_facts(
         rows=subnet_rows(records, name, model, weights),
         layers=[] if subnet is None or space is None else layers(records, space, subnet),
         budget=budget(records, name, subnet),
-        figures={"subnet.png": "Widths kept, layer by layer"} if name == "subnet" else {},
+        figures={"subnet.png": "Widths kept, layer by layer"} if name in ("subnet", "recovered") else {},
         stock=stock,
         cut=cut,
         extra={"why": why(records, space), "prompt": prompt(records)},
         limits=limits(records, cut=cut),
-        **_shared(records, config, *(["finetune"] if name == "finetuned" else [])),
+        **_shared(records, config, *LATER.get(name, ())),
     )
 
 
@@ -59,7 +63,7 @@ def _searched_facts(
     """Of a SAM that a bi-mask search found."""
     config: Any = model.config
     report, original = config.search, mask_search.original_architecture(records.folder / "bimask")
-    shared = _shared(records, config, *(["bimask", "finetune"] if name == "finetuned" else ["bimask"]))
+    shared = _shared(records, config, "bimask", *LATER.get(name, ()))
     rows = subnet_rows(records, name, model, weights)
     if not any(row.name == "original" for row in rows):
         rows.insert(0, Row("original", **report["original"]))
@@ -68,7 +72,7 @@ def _searched_facts(
         repo=repo,
         revision=revision,
         title=_title("SAM", repo, model),
-        origin="the network that a bi-mask search found" + (", fine-tuned" if name == "finetuned" else ""),
+        origin="the network that a bi-mask search found" + _trained_further(name),
         rows=rows,
         layers=[] if original is None else mask_search.layers(original, report["architecture"]),
         budget=[mask_search.budget(report, config)],
@@ -146,13 +150,19 @@ def _origin(records: RunRecords, name: str, subnet: Subnet | None) -> str:
     searched = best is not None and subnet is not None and best["subnet"] == subnet.to_dict()
     if subnet is None and records.search is None:
         return "fine-tuned" if name == "finetuned" else "as it was"
-    if name == "finetuned":
-        return "the network that the search found, fine-tuned" if searched else "a network of a supernet, fine-tuned"
+    if name in LATER:
+        found = "the network that the search found" if searched else "a network of a supernet"
+        return found + _trained_further(name)
     if name.startswith("pareto-"):
         return f"point `{name}` of the Pareto front that the search found"
     if name in ("largest", "smallest"):
         return f"the {name} network of a supernet"
     return "the network that the search found within its budget" if searched else "a network taken out of a supernet"
+
+
+def _trained_further(name: str) -> str:
+    """What was done to a subnet after it was extracted."""
+    return {"finetuned": ", fine-tuned", "recovered": ", trained further alone"}.get(name, "")
 
 
 def _space(records: RunRecords, config: Any) -> ElasticSpace | None:

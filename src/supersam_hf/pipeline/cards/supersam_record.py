@@ -26,7 +26,12 @@ def search_record(records: RunRecords, subnet: dict[str, Any] | None, name: str)
 def seeds(records: RunRecords) -> dict[str, int]:
     """Every seed that decided something, by what it decided."""
     named = {} if records.search is None else {"search": records.search["seed"]}
-    for label, stage in (("training", "train"), ("bi-mask", "bimask"), ("fine-tuning", "finetune")):
+    for label, stage in (
+        ("training", "train"),
+        ("bi-mask", "bimask"),
+        ("recovery", "recover"),
+        ("fine-tuning", "finetune"),
+    ):
         args = records.trained(stage)
         named |= {} if args is None else {label: args["seed"]}
     return named | ({} if records.trained_on is None else {"data": records.trained_on["seed"]})

@@ -10,7 +10,13 @@ from .records import RunRecords
 
 
 # The report's name of each model that has a row of its own.
-ROWS = {"subnet": "found", "supernet": "largest", "largest": "largest", "smallest": "smallest"}
+ROWS = {
+    "subnet": "found",
+    "recovered": "found + recovery",
+    "supernet": "largest",
+    "largest": "largest",
+    "smallest": "smallest",
+}
 QUALITIES = {"miou": "mIoU", "miou_oracle": "best of 3 masks", "miou_predicted": "predicted best of 3"}
 
 
@@ -29,6 +35,9 @@ def subnet_rows(records: RunRecords, name: str, model: SuperSamModel, weights: s
         if found is not None and found["params"] == params:
             rows.append(Row("the same before fine-tuning", quality=_quality(found)))
         return [*rows, Row("this model", params, macs, this=True)]
+    found = records.rows.get("found")
+    if name == "recovered" and found is not None and found["params"] == params:
+        rows.append(Row("the same before recovery", quality=_quality(found)))
     if report_name in records.before:
         rows.append(Row("the same before training", quality=_quality(records.before[report_name])))
     measured = records.measured(report_name, weights)
@@ -91,7 +100,7 @@ def budget(records: RunRecords, name: str, subnet: Subnet | None) -> list[Limit]
         Limit("mIoU", limits["min_quality"], point["quality"]),
     ]
     # Fine-tuning changes what was measured, and nothing that was counted.
-    known = known[:2] if name == "finetuned" else known
+    known = known[:2] if name in ("finetuned", "recovered") else known
     return [limit for limit in known if limit.asked is not None]
 
 
