@@ -140,7 +140,7 @@ def test_a_finished_run_is_not_run_again(finished: Path, tmp_path: Path, caplog:
     with caplog.at_level("INFO"):
         assert main(argv(copy)) == 0
     assert times() == before
-    assert caplog.text.count("done already") == 8
+    assert caplog.text.count("done already") == 9
 
 
 def test_other_values_are_refused_until_the_stage_is_redone(
@@ -148,13 +148,15 @@ def test_other_values_are_refused_until_the_stage_is_redone(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    changed = argv(copy, search__max_params=0.95, measure__enabled="false")
+    assert main(argv(copy, search__max_params=0.95)) == 2  # training sampled near the budget
+    assert "`search.max_params`. Add `--redo train`" in capsys.readouterr().err
+    changed = argv(copy, search__trials=4, measure__enabled="false")
     assert main(changed) == 2
-    assert "`search.max_params`" in capsys.readouterr().err
+    assert "`search.trials`" in capsys.readouterr().err
     trained = fingerprint(SuperSamModel.from_pretrained(copy / "supernet"))
     assert main([*changed, "--redo", "search"]) == 0
     assert fingerprint(SuperSamModel.from_pretrained(copy / "supernet")) == trained
-    assert json.loads((copy / "search.json").read_text())["budget"]["max_params"] == 0.95
+    assert json.loads((copy / "stages" / "search.json").read_text())["values"]["search"]["trials"] == 4
 
 
 def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ sys.exit(main(sys.argv[1:]))
         words = ("-c", script, where, *argv(tmp_path / "run", measure__enabled="false"))
         done = fresh.run(*words, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == (0 if where == "nowhere" else -9), done.stderr[-2000:]
-    for name in ("pretrained", "supernet", "subnet"):
+    for name in ("pretrained", "supernet", "subnet", "recovered"):
         models = [SuperSamModel.from_pretrained(folder / name) for folder in (finished, tmp_path / "run")]
         for (key, a), b in zip(models[0].named_parameters(), models[1].parameters()):
             assert torch.allclose(a, b, atol=1e-6), (name, key)
@@ -197,9 +199,10 @@ sys.exit(main(sys.argv[1:]))
 
 def test_single_verbs_follow_one_another(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     start = {"pretrain__enabled": "false", "model__name": finished / "pretrained"}
-    for verb in ("rank-layers", "reorder", "train", "search", "extract", "finetune", "evaluate", "measure"):
+    for verb in ("rank-layers", "reorder", "train", "search", "extract", "recover", "finetune", "evaluate"):
         assert main(argv(tmp_path, verb, **start, finetune__max_steps=2)) == 0, capsys.readouterr().err
     assert SuperSamModel.from_pretrained(tmp_path / "finetuned").config.subnet is not None
+    assert main(argv(tmp_path, "measure", **start)) == 0
     assert json.loads((tmp_path / "measurement.json").read_text())["parameters"] > 0
 
 

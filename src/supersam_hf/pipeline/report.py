@@ -226,7 +226,10 @@ def results_table(table: list[Row], before: list[Row], origin: str = "") -> str:
     was = {row["name"]: row["miou"] for row in before if row["kind"] != "original"}
     original = next(row for row in table if row["kind"] == "original")
     rows = [_cells(row, was.get(row["name"]), original, origin) for row in table if row["kind"] != "sampled"]
-    now, then = ([row["miou"] for row in rows if row["kind"] == "sampled"] for rows in (table, before))
+    sampled = [row for row in table if row["kind"] == "sampled"]
+    drawn = [row.get("subnet") for row in sampled]
+    now = [row["miou"] for row in sampled]
+    then = [row["miou"] for row in before if row["kind"] == "sampled" and row.get("subnet") in drawn]
     if len(now) > 1:
         rows.append(
             {"model": f"{len(now)} sampled (mean ± sd)", "mIoU": _spread(now), "before training": _spread(then)}

@@ -15,7 +15,8 @@ from .runner import Stage, on_main_process, run_stage, run_stages, stage_record
 from .supersam_preflight import parts_read, preflight
 
 
-# What training and evaluation read of the search: near which sizes they sample.
+# What training and the report read of the search: near which sizes they sample. What was evaluated before training
+# stays true with another budget; of it, the report takes the subnets that it has as well.
 BUDGET = ("search.max_params", "search.max_macs")
 STAGES = {
     "pretrain": Stage(
@@ -36,11 +37,7 @@ STAGES = {
     "evaluate-before": Stage(
         report.evaluate_before,
         "evaluation_before.json",
-        (
-            "data.eval",
-            *(f"evaluate.{name}" for name in ("original", "num_sampled", "seed", "multimask", "subnets")),
-            *BUDGET,
-        ),
+        ("data.eval", *(f"evaluate.{name}" for name in ("original", "num_sampled", "seed", "multimask", "subnets"))),
         "evaluation/before.jsonl",
         parallel=True,
         read_by=("report",),

@@ -111,6 +111,8 @@ def _check_model(found: Preflight, verb: str) -> bool:
 def _check_values(found: Preflight) -> None:
     recipe, problems = found.run.recipe, found.problems
     check_trainings(trainings(found), problems)
+    if found.stages == ["recover"] and not found.run.has_model("subnet"):
+        problems.add("output_dir", f"{found.run.folder} has no subnet/ to train on: search and extract first.")
     if "adapt" in found.stages:
         check_installed("peft", "adapt", "an adapter", "peft", problems)
     if EVAL_READERS & {*found.stages}:
