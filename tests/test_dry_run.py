@@ -96,7 +96,9 @@ def test_a_dry_run_of_sa1b_has_the_papers_numbers(vit_b: Path, tmp_path: Path) -
     assert re.findall(r"^  ([a-z-]+) +(off|to do)$", text, re.MULTILINE) == [
         ("pretrain", "off"),
         ("rank-layers", "off"),
-        *((name, "to do") for name in ("reorder", "evaluate-before", "train", "search", "extract", "report")),
+        *((name, "to do") for name in ("reorder", "evaluate-before", "train", "search", "extract")),
+        ("recover", "off"),
+        ("report", "to do"),
     ]
     assert not folder.exists()
 
@@ -132,8 +134,8 @@ def test_the_command_line_stops_after_telling(
         assert main([*words, spelling]) == 0
         text = capsys.readouterr().out
         assert "to train on    436 images, and 64 held out" in text
-        assert f"{(2 * 2) ** 5:,} subnets" in text  # layer 0 of 6 is protected
-        for stage in ("rank-layers", "train", "search", "report", "together"):
+        assert f"{(3 * 2) ** 5:,} subnets" in text  # layer 0 of 6 is protected; the full MLP is sampled too
+        for stage in ("rank-layers", "train", "search", "recover", "report", "together"):
             assert re.search(rf"^  {stage} +\d.* (s|min)\b", text, re.MULTILINE)
     unranked = [*words, "--rank_layers.enabled", "false", "--dry_run"]
     assert main([*unranked, "--search.max_params", "0.01"]) == 2

@@ -70,15 +70,15 @@ def test_a_run_ends_in_a_table_and_a_standalone_subnet(finished: Path) -> None:
     rows = {row["name"]: row for row in results["rows"]}
     front = json.loads((finished / "search.json").read_text())["front"]
     named = ["original", "largest", "smallest", "sampled 1", "sampled 2"]
-    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found", "recovered"]
+    assert list(rows) == [*named, *(f"pareto-{i}" for i in range(len(front))), "found", "found + recovery"]
     assert [rows[f"pareto-{i}"]["params"] for i in range(len(front))] == [point["params"] for point in front]
     assert rows["found"]["params"] <= 0.9 * rows["largest"]["params"]
     assert rows["original"]["params"] == rows["largest"]["params"]
     assert rows["smallest"]["params"] <= rows["found"]["params"]
     model = SuperSamModel.from_pretrained(finished / "subnet")
     assert sum(p.numel() for p in model.parameters()) == rows["found"]["params"]
-    assert rows["recovered"]["params"] == rows["found"]["params"]
-    assert rows["recovered"]["weights"] != rows["found"]["weights"]
+    assert rows["found + recovery"]["params"] == rows["found"]["params"]
+    assert rows["found + recovery"]["weights"] != rows["found"]["weights"]
     assert [row["name"] for row in results["before"]] == [*named, "found"]
     with (finished / "results.csv").open() as file:
         assert [line["name"] for line in csv.DictReader(file)] == list(rows)
@@ -150,13 +150,15 @@ def test_other_values_are_refused_until_the_stage_is_redone(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    changed = argv(copy, search__max_params=0.95, measure__enabled="false")
+    assert main(argv(copy, search__max_params=0.95)) == 2  # training sampled near the budget
+    assert "`search.max_params`. Add `--redo train`" in capsys.readouterr().err
+    changed = argv(copy, search__trials=4, measure__enabled="false")
     assert main(changed) == 2
-    assert "`search.max_params`" in capsys.readouterr().err
+    assert "`search.trials`" in capsys.readouterr().err
     trained = fingerprint(SuperSamModel.from_pretrained(copy / "supernet"))
     assert main([*changed, "--redo", "search"]) == 0
     assert fingerprint(SuperSamModel.from_pretrained(copy / "supernet")) == trained
-    assert json.loads((copy / "search.json").read_text())["budget"]["max_params"] == 0.95
+    assert json.loads((copy / "stages" / "search.json").read_text())["values"]["search"]["trials"] == 4
 
 
 def test_a_run_killed_in_each_stage_ends_as_an_uninterrupted_one(finished: Path, tmp_path: Path) -> None:
@@ -186,7 +188,7 @@ sys.exit(main(sys.argv[1:]))
         words = ("-c", script, where, *argv(tmp_path / "run", measure__enabled="false"))
         done = fresh.run(*words, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == (0 if where == "nowhere" else -9), done.stderr[-2000:]
-    for name in ("pretrained", "supernet", "subnet"):
+    for name in ("pretrained", "supernet", "subnet", "recovered"):
         models = [SuperSamModel.from_pretrained(folder / name) for folder in (finished, tmp_path / "run")]
         for (key, a), b in zip(models[0].named_parameters(), models[1].parameters()):
             assert torch.allclose(a, b, atol=1e-6), (name, key)
@@ -199,9 +201,10 @@ sys.exit(main(sys.argv[1:]))
 
 def test_single_verbs_follow_one_another(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     start = {"pretrain__enabled": "false", "model__name": finished / "pretrained"}
-    for verb in ("rank-layers", "reorder", "train", "search", "extract", "finetune", "evaluate", "measure"):
+    for verb in ("rank-layers", "reorder", "train", "search", "extract", "recover", "finetune", "evaluate"):
         assert main(argv(tmp_path, verb, **start, finetune__max_steps=2)) == 0, capsys.readouterr().err
     assert SuperSamModel.from_pretrained(tmp_path / "finetuned").config.subnet is not None
+    assert main(argv(tmp_path, "measure", **start)) == 0
     assert json.loads((tmp_path / "measurement.json").read_text())["parameters"] > 0
 
 

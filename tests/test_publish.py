@@ -97,7 +97,7 @@ def test_a_subnets_card_tells_its_own_story(supersam_run: Path) -> None:
     results = json.loads((supersam_run / "results.json").read_text())
     rows = {row["name"]: row for row in results["rows"]}
     before = {row["name"]: row for row in results["before"]}
-    table = {(row, head): cell for row, head, cell in cells(publication(supersam_run, "subnet").card)}
+    table = {(row, head): cell for row, head, cell in cells(publication(supersam_run, "found").card)}
     found = rows["found"]
     assert table["**this model**", "parameters"] == f"{found['params']:,}"
     assert table["**this model**", "of the original"] == f"{found['params'] / rows['original']['params']:.1%}"
@@ -360,7 +360,7 @@ def test_what_was_measured_in_the_search_stays_there(copied: Path) -> None:
 
     changed(copied / "search.json", limited)
     shutil.copytree(copied / "subnet", copied / "finetuned")
-    assert "Asked for mIoU of at least 0.0100 on the images of the search; met" in publication(copied, "subnet").card
+    assert "Asked for mIoU of at least 0.0100 on the images of the search; met" in publication(copied, "found").card
     card = publication(copied, "finetuned").card
     assert "Asked for at most" in card
     assert "Asked for mIoU" not in card
@@ -414,7 +414,7 @@ def test_a_finetuned_subnet_has_the_quality_before_it(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("found", "may be one of .*'subnet'"),
+        ("best", "may be one of .*'subnet'"),
         ("pareto-99", "pareto-0, pareto-1"),
         ("finetuned", "has no finetuned/.* It has .*subnet, supernet"),
         ("adapter", "no finished adapter"),
@@ -445,7 +445,7 @@ def test_a_record_changed_by_hand_is_named(
     change(data)
     (copied / name).write_text(json.dumps(data))
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        publication(copied, "subnet")
+        publication(copied, "found")
 
 
 def test_no_run_is_refused(ofb_run: Path, tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ def test_a_classifier_far_below_its_original_is_told(rows: list[tuple[str, float
 
 @pytest.mark.parametrize(("miou", "warned"), [(0.71, False), (0.70, True)])
 def test_so_is_a_sam(miou: float, warned: bool) -> None:
-    rows = [{"name": "original", "miou": 0.784}, {"name": "found", "miou": 0.5}, {"name": "recovered", "miou": miou}]
+    rows = [
+        {"name": "original", "miou": 0.784},
+        {"name": "found", "miou": 0.5},
+        {"name": "found + recovery", "miou": miou},
+    ]
     assert (quality_warning(rows) is not None) == warned
     assert "0.500" in str(quality_warning(rows, "found"))
 

@@ -35,7 +35,7 @@ SECTIONS = {
     "rank-layers": (*COMMON, "holdout_images", "cache_gb", "space", "rank_layers"),
     "reorder": (*COMMON, "holdout_images", "space", "reorder"),
     "train": (*COMMON, "holdout_images", "space", "train"),
-    "recover": (*COMMON, "holdout_images", "recover", "train"),
+    "recover": (*COMMON, "holdout_images", "recover"),
     "finetune": (*COMMON, "holdout_images", "finetune"),
     "adapt": (*COMMON, "holdout_images", "cache_gb", "adapt"),
     "bimask": (*COMMON, "holdout_images", "bimask"),

@@ -1,21 +1,20 @@
 """A recipe: every value of a SuperSAM run, one section a stage. What the YAML files and the command line fill in."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .data.arguments import DataArguments, DataPart, data_read
 from .evaluation import CACHE_GB
-from .fields import Checked, ClosedUnitInterval, Count, NonNegative, Place, Positive, Seed, Side, Text, Whole
+from .fields import Checked, ClosedUnitInterval, Count, FieldError, NonNegative, Place, Seed, Side, Text, Whole
 from .measure.energy import EnergyArguments
 from .oneshot.arguments import PruneArguments
 from .search.search import SearchArguments
 from .training.adapt import AdaptArguments
-from .training.arguments import EngineArguments
 from .training.bimask_sam import SamBiMaskArguments
-from .training.finetune import FinetuneArguments
 from .training.pretrain import PretrainArguments
+from .training.recover import RecoverArguments, SamFinetuneArguments
 from .training.sandwich import SandwichArguments
 
 
@@ -115,6 +114,9 @@ class SpaceArguments(Checked):
     """MLP windows in hidden units; null: 1/4, 1/3, 1/2, 3/4 of the width, rounded down to a multiple of 12."""
     attention_windows: list[Count] | None = None
     """Attention windows as a width over all heads; null: attention is not elastic."""
+    sample_full: bool = True
+    """Sample the full width beside the windows, so that no size lies out of reach between the widest windows and the
+    largest subnet; false: the windows alone (the paper)."""
 
 
 @dataclass
@@ -143,18 +145,6 @@ class ReorderArguments(Checked):
     """Average the ranks of rows and columns (paper) or their raw scores (released code)."""
     num_images: Count = 16
     """Training images that calibrate Wanda or Taylor."""
-
-
-@dataclass
-class RecoverArguments(Checked):
-    """Recovery: the found subnet trained alone. All that is not here is as in `train`: loss, schedule, precision."""
-
-    enabled: bool = True
-    """Run this stage in the pipeline."""
-    max_steps: Count | None = None
-    """Optimiser steps; null: those of `train`."""
-    learning_rate: Positive | None = None
-    """AdamW's peak learning rate; null: that of `train`."""
 
 
 @dataclass
@@ -212,7 +202,7 @@ class Recipe(RunRecipe):
     reorder: ReorderArguments = field(default_factory=ReorderArguments)
     train: SandwichArguments = field(default_factory=SandwichArguments)
     recover: RecoverArguments = field(default_factory=RecoverArguments)
-    finetune: FinetuneArguments = field(default_factory=FinetuneArguments)
+    finetune: SamFinetuneArguments = field(default_factory=SamFinetuneArguments)
     adapt: AdaptArguments = field(default_factory=AdaptArguments)
     search: SearchArguments = field(default_factory=SearchArguments)
     bimask: SamBiMaskArguments = field(default_factory=SamBiMaskArguments)
@@ -235,15 +225,11 @@ class Recipe(RunRecipe):
         self.prune.adopt_budget(self.search)
         if self.method == "one-shot" and self.prune.limits == (None, None):
             raise ValueError("`method: one-shot` needs a budget: give `prune.max_params` or `prune.max_macs`.")
-        trainings = (self.pretrain, self.train, self.finetune, self.adapt)
+        alone = {"recover": self.recover, "finetune": self.finetune}
+        for name, section in alone.items():
+            try:
+                section.fill(self.train)
+            except FieldError as error:
+                raise FieldError(f"{name}.{error.field}", error.text) from error
+        trainings = (self.pretrain, self.train, *alone.values(), self.adapt)
         self.share_seed(self.data, *trainings, self.search, self.bimask, self.prune)
-
-    @property
-    def recovery(self) -> FinetuneArguments:
-        """The training of the found subnet alone, every value."""
-        shared = {one.name: getattr(self.train, one.name) for one in fields(EngineArguments)}
-        steps = shared["max_steps"] if self.recover.max_steps is None else self.recover.max_steps
-        shared |= {"max_steps": steps, "warmup_steps": min(shared["warmup_steps"], steps - 1)}
-        if self.recover.learning_rate is not None:
-            shared["learning_rate"] = self.recover.learning_rate
-        return FinetuneArguments(**shared, loss=replace(self.train.loss, distillation_weight=0.0))

@@ -43,11 +43,11 @@ SHORT: dict[str, tuple[str, ...]] = {
         *_of("train", *TRAINING),
         "space.*",
     ),
+    "recover": (*START, *DATA, "data.batch_size", *_of("recover", *TRAINING, "layer_decay", "ema_decay")),
     "finetune": (*START, *DATA, "data.batch_size", *_of("finetune", *TRAINING, "layer_decay", "ema_decay")),
     "evaluate": (*START, *DATA[:2], "data.eval_split", "data.max_eval_images", "cache_gb", "evaluate.*"),
     "search": (*START, *DATA[:3], "holdout_images", *BUDGET, *_of("search", "goal", "trials", "engine"), "cache_gb"),
     "extract": ("config", "output_dir", "dry_run", "model.name", "model.revision", "subnet"),
-    "recover": (*START, *DATA, "data.batch_size", "recover.*", *_of("train", *TRAINING)),
     "measure": (*START[:4], "subnet", "measure.*", "model.image_size"),
     "bimask": (*START, *DATA, "data.batch_size", *_of("bimask", "max_macs", "max_params", "preset", *TRAINING)),
     "prune": (

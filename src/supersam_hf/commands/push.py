@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ..hub.contents import Contents
     from ..hub.push import Upload
 
-NAMES = "recovered, subnet, finetuned, supernet, largest, smallest, pareto-0 to pareto-N, searched, adapter, segmenter"
+NAMES = (
+    "subnet (recovered if it was), found, finetuned, supernet, "
+    "largest, smallest, pareto-0 to pareto-N, searched, pruned, adapter, segmenter"
+)
 
 
 def parser() -> CommandParser:
@@ -29,7 +32,7 @@ def parser() -> CommandParser:
     )
     parser.add_argument("source", type=place, metavar="RUN_OR_FOLDER", help="folder of a run, a model or an adapter")
     parser.add_argument("repo_id", metavar="REPO_ID", help="name or namespace/name")
-    parser.add_argument("--name", help=f"what of a run: {NAMES} (recovered, else subnet; of an adapt run, adapter)")
+    parser.add_argument("--name", help=f"what of a run: {NAMES} (subnet; of an adapt run, adapter)")
     add_hub_options(parser)
     add_include(parser)
     parser.add_argument("--commit_message", help="of the commit")
@@ -121,8 +124,7 @@ def _source(args: argparse.Namespace) -> tuple[Any, dict[str, Any], str | None]:
     from ..pipeline.publish import publication
 
     only_adapted = (folder / "adapt.json").is_file() and not (folder / "search.json").is_file()
-    recovered = (folder / "recovered" / "config.json").is_file()
-    name = args.name or ("adapter" if only_adapted else "recovered" if recovered else "subnet")
+    name = args.name or ("adapter" if only_adapted else "subnet")
     # A pull request gets no tag: its commit is not the one that will be merged.
     revision = args.revision or ("main" if args.create_pr else None)
     found = publication(folder, name, repo_id=args.repo_id, revision=revision, stock=args.stock)

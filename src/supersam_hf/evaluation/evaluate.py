@@ -12,7 +12,7 @@ from ..metrics.iou import mask_iou
 from ..models.supersam import Subnet
 from .decoding import EmbeddedPrompts
 from .evaluator import CACHE_GB, SubnetEvaluator
-from .result import NO_OBJECT, EvaluationResult, evaluating, no_sums, result_of, summed_ious
+from .result import NO_OBJECT, EvaluationResult, evaluating, no_sums, object_ious, result_of, summed
 from .targets import Targets
 
 
@@ -46,7 +46,8 @@ def evaluate(
         for batch in loader:
             batch = {k: v.to(model.device) for k, v in batch.items()}
             embeddings = model.get_image_embeddings(batch["pixel_values"], **chosen)
-            sums += summed_ious(model, embeddings, EmbeddedPrompts.of(model, batch), Targets.of(batch), multimask)
+            prompts = EmbeddedPrompts.of(model, batch)
+            sums += summed(object_ious(model, embeddings, prompts, Targets.of(batch), multimask))
     return result_of(sums, accelerator)
 
 

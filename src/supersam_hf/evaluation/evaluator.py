@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..data.loader import shared
 from ..models.supersam import ElasticSpace, Subnet
 from .decoding import EmbeddedPrompts
-from .result import EvaluationResult, evaluating, no_sums, result_of, summed_ious
+from .result import EvaluationResult, by_image, evaluating, no_sums, object_ious, result_of, summed
 from .states import Path, StateStore, Step
 from .targets import Targets
 
@@ -97,11 +97,14 @@ class SubnetEvaluator:
         paths = [self._path(subnet) for subnet in subnets]
         ordered = sorted(set(paths))
         sums = {path: no_sums(multimask) for path in ordered}
+        images: dict[Path, list[tuple[float, int]]] = {path: [] for path in ordered}
         with evaluating(self.model, self.accelerator):
             for number, batch in self._batches():
                 for path, embeddings in self._embeddings(number, batch.state, len(self._root), ordered):
-                    sums[path] += summed_ious(self.model, embeddings, batch.prompts, batch.targets, multimask)
-        results = {path: result_of(sums[path], self.accelerator) for path in ordered}
+                    ious = object_ious(self.model, embeddings, batch.prompts, batch.targets, multimask)
+                    sums[path] += summed(ious)
+                    images[path] += by_image(ious, batch.prompts.owner)
+        results = {path: result_of(sums[path], self.accelerator, images[path]) for path in ordered}
         return [results[path] for path in paths]
 
     def _path(self, subnet: Subnet | None) -> Path:

@@ -168,6 +168,7 @@ class Run(RunFolder):
         """
         stored = model.config.elastic_space
         given = {key: value for key, value in asdict(self.recipe.space).items() if value is not None}
+        full = given.pop("sample_full")
         ranking = self.folder / "ranking.json"
         if stored is None and "prunable_layers" not in given and ranking.exists():
             given["prunable_layers"] = read_json(ranking)["prunable_layers"]
@@ -175,13 +176,21 @@ class Run(RunFolder):
             self._check_space(given, stored)
             return ElasticSpace.from_dict(stored)
         listed = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-        return ElasticSpace.for_config(model.config, **listed)
+        space = ElasticSpace.for_config(model.config, **listed)
+        return space.with_full_width() if full else space
 
     @staticmethod
     def _check_space(given: dict[str, Any], stored: dict[str, Any]) -> None:
         wanted = dict(given)
         if isinstance(wanted.get("prune_probability"), (int, float)):  # one θ for all prunable layers
             wanted["prune_probability"] = [wanted["prune_probability"]] * len(stored["prunable_layers"])
+        full = {
+            "mlp_windows": stored["mlp_dim"],
+            "attention_windows": stored["num_attention_heads"] * stored["head_dim"],
+        }
+        for name, width in full.items():  # the full width is valid in any space, listed or not
+            if name in wanted and width in stored[name] and width not in wanted[name]:
+                wanted[name] = [*wanted[name], width]
         changed = changed_keys({key: stored[key] for key in wanted}, wanted)
         if changed:
             raise ValueError(

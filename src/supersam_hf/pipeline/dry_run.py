@@ -11,7 +11,7 @@ from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
 from ..recipe import Recipe
 from ..spread import on_main
 from .agreement import AGREEMENT
-from .budget import resolved
+from .budget import limits_of, resolved
 from .context import Run
 from .estimate import SamTimes, sandwich_memory, time_pieces
 from .mask_search import prune_lines, shape_line, space_lines
@@ -205,7 +205,7 @@ def _stage_seconds(plan: Preflight, times: SamTimes, name: str) -> tuple[float |
         trials = recipe.search.trials
         return trials * held * _sampled(plan, times) / world, f" ({trials} trials on {held} images at most)"
     if name in ("evaluate-before", "evaluate", "report"):
-        rows = 3 + recipe.evaluate.num_sampled + len(recipe.evaluate.subnets)
+        rows = 3 + ("recover" in plan.stages) + recipe.evaluate.num_sampled + len(recipe.evaluate.subnets)
         images = rows_of(plan.splits, "eval", recipe.data)
         if images is None:
             return None, f" ({rows} models, {_sampled(plan, times):.3g} s an image)"
@@ -220,13 +220,24 @@ def _training_seconds(plan: Preflight, times: SamTimes, name: str) -> tuple[floa
         both = times.forward(plan.space.largest()) + times.forward(plan.space.smallest())
     else:
         images = recipe.data.batch_size * args.gradient_accumulation_steps
-        step, both = images * times.training() + times.optimizer, times.forward()
+        step, both = images * _alone(plan, times, name) + times.optimizer, times.forward()
     if recipe.data.unlabelled:  # the original's embeddings, where they are not on disk yet
         step += recipe.data.batch_size * args.gradient_accumulation_steps * times.forward()
     evaluations = args.max_steps // args.eval_steps if args.eval_steps else 0
     watching = evaluations * recipe.holdout_images * both / plan.run.state.num_processes
     text = f" ({step:.3g} s a step" + (f"; {duration(watching)} of it {evaluations} evaluations)" if watching else ")")
     return args.max_steps * step + watching, text
+
+
+def _alone(plan: Preflight, times: SamTimes, name: str) -> float:
+    """Seconds of an image, forward and backward, of the one network that is trained: a found one, that of the mean
+    subnet within the budget."""
+    config, budget = plan.config, plan.run.recipe.search.budget
+    limits = None if plan.space is None or config is None else limits_of(config, plan.space, budget)
+    if name != "recover" or limits is None or not limits.keeps(limits.space.smallest()):
+        return times.training()
+    generator = torch.Generator().manual_seed(0)
+    return sum(times.training(limits.sample(generator)) for _ in range(SAMPLED)) / SAMPLED
 
 
 def _sampled(plan: Preflight, times: SamTimes) -> float:

@@ -19,7 +19,7 @@ from .run_record import read_json, read_record
 
 QUALITIES = {"miou": "mIoU", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 # The models that a run has found, the furthest last.
-FOUND = ("searched", "pruned", "finetuned", "found", "recovered")
+FOUND = ("searched", "pruned", "finetuned", "found", "found + recovery")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,8 @@ def _notes(folder: Path, recipe: dict[str, Any]) -> list[str]:
             f"The search proposed {counts['asks']:,} subnets and ran {counts['trials']:,} of them on held-out images; "
             f"{counts['feasible']:,} kept the budget."
         )
-    return notes
+    # a report of an earlier version compares nothing
+    return notes + [f"mIoU, {one['text']}." for one in _read(folder / "results.json").get("differences", [])]
 
 
 def _costs(folder: Path) -> list[dict[str, str]]:

@@ -75,8 +75,6 @@ def _how_far(folder: Path, name: str, recipe: dict[str, Any]) -> str:
 
 def _planned_steps(name: str, recipe: dict[str, Any]) -> int:
     """Of a training; what a section leaves open is as in the training that it follows."""
-    if name == "recover":
-        return recipe["recover"]["max_steps"] or recipe["train"]["max_steps"]
     if name == "train-whole":
         return recipe["whole"]["max_steps"] or max(1, recipe["finetune"]["max_steps"] // 3)
     return recipe[name]["max_steps"]

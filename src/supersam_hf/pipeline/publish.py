@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
 
 from ..escape import shell
-from ..files import fingerprint
+from ..files import fingerprint, read_json
 from ..hub.card import model_card
 from ..hub.facts import CardFacts
 from ..models.classifiers import CLASSIFIER_CLASSES, CLASSIFIERS, load_classifier
@@ -21,7 +21,7 @@ from .cards.supersam_record import pareto, search_record, seeds
 
 FORMAT_VERSION = 1
 SAVED_SAMS = ("subnet", "recovered", "finetuned", "supernet")
-SUPERSAM_NAMES = (*SAVED_SAMS, "adapter", "largest", "smallest", "pareto-0", "pareto-1", "...")
+SUPERSAM_NAMES = (*SAVED_SAMS, "found", "adapter", "largest", "smallest", "pareto-0", "pareto-1", "...")
 OFB_NAMES = ("subnet", "searched", "pruned", "finetuned")
 
 
@@ -72,8 +72,8 @@ def publication(
 
     Args:
         run_folder (`Path` or `str`): Of a SuperSAM, OFB or adapter run.
-        name (`str`): `subnet`, `finetuned`; SuperSAM: `recovered`, `supernet`, `largest`, `smallest`, `pareto-2`,
-            `adapter`; OFB: `searched`, `pruned`.
+        name (`str`): `subnet`, `finetuned`; SuperSAM: `found` (`subnet` is the recovered one, once there is one),
+            `supernet`, `largest`, `smallest`, `pareto-2`, `adapter`; OFB: `searched`, `pruned`.
         repo_id (`str`, *optional*): Repository that the card's snippets load; the folder itself if not given.
         revision (`str`, *optional*): Branch, tag or commit that they load; if not given, a tag named after the
             weights, which stays with them.
@@ -91,6 +91,7 @@ def publication(
 def _publication(
     records: RunRecords, name: str, repo_id: str | None, revision: str | None, stock: bool
 ) -> Publication:
+    name = _furthest(records, name)
     model, processor, weights = _loaded(records, name, stock)
     version = f"weights-{_digest(model)[:8]}" if revision is None and repo_id is not None else None
     where = {"repo": repo_id or ".", "revision": revision or version or "main"}
@@ -106,6 +107,17 @@ def _publication(
         return _of(records, model, processor, facts, record, seeds(records), pareto(records, weights), version)
     facts = supersam.subnet_facts(records, name, model, stock=stock, weights=weights, **where)
     return _of(records, model, processor, facts, record, seeds(records), version=version)
+
+
+def _furthest(records: RunRecords, name: str) -> str:
+    """The saved model that a name of a SuperSAM run is for: `subnet` is the recovered one, if that was trained from
+    the subnet that is there; `found` is the subnet as it was extracted."""
+    if name == "found":
+        return "subnet"
+    if name != "subnet" or not (_has(records, "recovered") and _has(records, "subnet")):
+        return name
+    subnets = [read_json(records.folder / saved / "config.json").get("subnet") for saved in ("subnet", "recovered")]
+    return "recovered" if subnets[0] == subnets[1] else name
 
 
 def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any, str | None]:

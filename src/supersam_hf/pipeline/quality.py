@@ -11,7 +11,7 @@ AT_CHANCE = 2.0
 NAMES = {"top1": "top-1 accuracy", "miou": "mIoU"}
 # What a found network is compared with, the best of those that there are; and the found ones, the furthest last.
 WHOLE = ("original", "whole")
-FOUND = ("searched", "pruned", "finetuned", "found", "recovered")
+FOUND = ("searched", "pruned", "finetuned", "found", "found + recovery")
 
 
 def quality_warning(rows: Sequence[Mapping[str, Any]], name: str | None = None) -> str | None:

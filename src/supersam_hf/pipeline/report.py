@@ -22,6 +22,8 @@ from ..plots import plot_overlays, plot_pareto
 from ..search.pareto import named_front
 from ..training.milestone import read_milestone
 from .agreement import AGREEMENT, EXPLAINED
+from .budget import limits_of
+from .comparisons import differences
 from .context import Run, stands_alone
 from .costs import run_costs
 from .journal import TOGETHER, Journal
@@ -35,7 +37,8 @@ Row = dict[str, Any]
 Entry = tuple[SuperSamModel, Subnet | None]
 # with or without the three-mask output
 Asked = tuple[SuperSamModel, Subnet | None, bool]
-NAMED = ("original", "largest", "smallest", "found", "recovered")
+RECOVERED = "found + recovery"
+NAMED = ("original", "largest", "smallest", "found", RECOVERED)
 PARETO = "pareto-"
 # Each point that is timed makes every round longer, and all of them are in memory at once.
 TIMED_PARETO = 8
@@ -52,7 +55,9 @@ def entries(run: Run, supernet: SuperSamModel) -> dict[str, Entry]:
         return rows if args.original is None else rows | {"found": (supernet, None)}
     space, generator = run.space(supernet), torch.Generator().manual_seed(args.seed)
     rows |= {"largest": (supernet, space.largest()), "smallest": (supernet, space.smallest())}
-    rows |= {f"sampled {i + 1}": (supernet, space.sample(generator)) for i in range(args.num_sampled)}
+    limits = limits_of(supernet.config, space, run.recipe.search.budget)
+    draw = space.sample if limits is None else limits.sample
+    rows |= {f"sampled {i + 1}": (supernet, draw(generator)) for i in range(args.num_sampled)}
     return rows | {file: (supernet, run.subnet(file, space)) for file in args.subnets}
 
 
@@ -126,7 +131,7 @@ def _kind(name: str) -> str:
 def evaluate_before(run: Run) -> None:
     """`evaluation_before.json`: the original, and the subnets of the reordered model before any training."""
     table = evaluated(run, entries(run, run.untrained()), "before")
-    on_main_process(run, lambda run: write_json(run.folder / "evaluation_before.json", table))
+    on_main_process(run, lambda run: write_json(run.folder / "evaluation_before.json", _without_images(table)))
 
 
 def network(run: Run) -> SuperSamModel:
@@ -150,7 +155,7 @@ def report(run: Run) -> None:
     # The found one is loaded from its folder, as a stranger would, not taken from the supernet in memory.
     rows = entries(run, supernet) | pareto_entries(run, supernet) | {"found": (found, None)}
     if run.has_model("recovered"):
-        rows["recovered"] = (run.load(run.folder / "recovered"), None)
+        rows[RECOVERED] = (run.load(run.folder / "recovered"), None)
     if before:
         config: Any = found.config
         untrained = (run.untrained(), Subnet.from_dict(config.subnet))
@@ -164,7 +169,7 @@ def _report(run: Run, table: list[Row], before: list[Row], rows: Mapping[str, En
         _write_numbers(run, table, before)  # what timing ends, or kills, has cost more than it
         _add_latencies(run, table, rows)
     _write(run, table, before)
-    models = {name: rows[name] for name in ("original", "recovered" if "recovered" in rows else "found")}
+    models = {name: rows[name] for name in ("original", "found", RECOVERED) if name in rows}
     samples = overlay_samples(run.eval_loader.dataset, models, run.processor.image_processor, count=4)
     plot_overlays(samples, run.folder / "overlays.png", list(models))
 
@@ -199,6 +204,9 @@ def _write(run: Run, table: list[Row], before: list[Row]) -> None:
     if warning is not None:
         text += f"\n**Warning.** {warning.replace('mIoU', AGREEMENT) if unlabelled else warning}\n"
     write_whole(run.folder / "results.md", text)
+    if compared := differences(table):
+        text += "\n" + "".join(f"- {one.text()}\n" for one in compared)
+        write_whole(run.folder / "results.md", text)
     if run.recipe.data.prompt == "box":
         text += f"\nFilling the prompt box, for comparison: mIoU {box_baseline(run.eval_loader):.4f}.\n"
         write_whole(run.folder / "results.md", text)
@@ -214,14 +222,21 @@ def _write_numbers(run: Run, table: list[Row], before: list[Row]) -> None:
     """`results.json` and `results.csv`."""
     run.meter.flush()  # the costs below hold this stage's own, so far
     results: dict[str, Any] = {"recipe": asdict(run.recipe), "hardware": hardware(run.state.device)}
-    results |= {"versions": {"supersam_hf": __version__}, "data": known_images(run), "rows": table, "before": before}
+    results |= {"versions": {"supersam_hf": __version__}, "data": known_images(run)}
+    results |= {"rows": _without_images(table), "before": _without_images(before)}
+    results["differences"] = [asdict(one) | {"beyond": one.beyond, "text": one.text()} for one in differences(table)]
     results |= {"costs": run_costs(run.folder), "milestone": read_milestone(run.folder / "milestone.json")}
     write_json(run.folder / "results.json", results)
-    keys = [key for key in table[0] if key not in ("latency", "subnet", "weights")]
+    keys = [key for key in table[0] if key not in ("latency", "subnet", "weights", "images")]
     with (run.folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(table)
+
+
+def _without_images(table: list[Row]) -> list[Row]:
+    """The rows without what each image had, which the journal of the evaluation keeps."""
+    return [{key: value for key, value in row.items() if key != "images"} for row in table]
 
 
 def results_table(table: list[Row], before: list[Row], origin: str = "", labelled: bool = True) -> str:
@@ -230,7 +245,10 @@ def results_table(table: list[Row], before: list[Row], origin: str = "", labelle
     was = {row["name"]: row["miou"] for row in before if row["kind"] != "original"}
     original = next(row for row in table if row["kind"] == "original")
     rows = [_cells(row, was.get(row["name"]), original, origin) for row in table if row["kind"] != "sampled"]
-    now, then = ([row["miou"] for row in rows if row["kind"] == "sampled"] for rows in (table, before))
+    sampled = [row for row in table if row["kind"] == "sampled"]
+    drawn = [row.get("subnet") for row in sampled]
+    now = [row["miou"] for row in sampled]
+    then = [row["miou"] for row in before if row["kind"] == "sampled" and row.get("subnet") in drawn]
     if len(now) > 1:
         rows.append(
             {"model": f"{len(now)} sampled (mean ± sd)", "mIoU": _spread(now), "before training": _spread(then)}

@@ -115,7 +115,7 @@ def is_done(run: RunFolder, name: str, stage: Stage) -> bool:
         return False
     recorded, present = read_json(record)["values"], stage.values(run.recipe)
     names = [name for name in stage.sections if name.partition(".")[0] in recorded]  # earlier versions left some out
-    then, now = read_of(recorded, *names), read_of(present, *names)
+    then, now = (_without_budget(read_of(values, *names)) for values in (recorded, present))
     if not (_stops(then) or _stops(now)):
         then, now = _deciding(then), _deciding(now)
     changed = changed_keys(then, now)
@@ -157,6 +157,12 @@ def _deciding(values: dict[str, Any]) -> dict[str, Any]:
         else section
         for name, section in values.items()
     }
+
+
+def _without_budget(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the search's budget, where a training samples nothing near it."""
+    near = values.get("train", {}).get("near_budget")
+    return values if near is None or near > 0 else {k: v for k, v in values.items() if k != "search"}
 
 
 def _stops(values: dict[str, Any]) -> bool:

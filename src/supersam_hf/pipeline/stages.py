@@ -17,11 +17,12 @@ from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..oneshot.batches import calibration_batches, prompt_loss
 from ..plots import plot_layer_ranking, plot_search, plot_subnet, plot_training
 from ..search import Objective, SearchResult, run_search
+from ..search.near_budget import Limits
 from ..training import finetune as finetuning
 from ..training import pretrain as pretraining
 from ..training.sandwich import train_sandwich
 from .agreement import AGREEMENT
-from .budget import check_budget
+from .budget import check_budget, limits_of
 from .context import Run, stands_alone
 from .journal import TOGETHER, Journal
 from .measurement import write_measurement
@@ -113,10 +114,23 @@ def train(run: Run) -> None:
         meter=run.meter,
         milestone_file=run.folder / "milestone.json",
         teacher=run.teacher(args.mixed_precision),
+        limits=near_limits(run, model, space),
     )
     run.save_model(model, "supernet", space)
     if run.state.is_main_process:
         plot_training(run.folder / "train" / "log.jsonl", run.folder / "training.png")
+
+
+def near_limits(run: Run, model: SuperSamModel, space: ElasticSpace) -> Limits | None:
+    """The budget near which training samples; None where the recipe wants none, or states none.
+
+    Raises:
+        ValueError: If no subnet of the space keeps it.
+    """
+    if not run.recipe.train.near_budget:
+        return None
+    check_budget(model.config, space, run.recipe.search.budget)
+    return limits_of(model.config, space, run.recipe.search.budget)
 
 
 def forget_recovered(run: Run) -> None:
@@ -127,10 +141,14 @@ def forget_recovered(run: Run) -> None:
 
 
 def recover(run: Run) -> None:
-    """`recovered/`: the found subnet, trained alone as the supernet was."""
-    args, folder, model = run.recipe.recovery, run.folder / "recover", run.found()
+    """`recovered/`: the found subnet, trained alone."""
+    args, folder, model = run.recipe.recover, run.folder / "recover", run.found()
     metrics = holdout_metrics(run, args, {"found": None})
-    options: dict[str, Any] = {"evaluate": metrics, "meter": run.meter, "teacher": run.teacher(args.mixed_precision)}
+    options: dict[str, Any] = {
+        "evaluate": metrics,
+        "meter": run.meter,
+        "teacher": run.teacher(str(args.mixed_precision)),
+    }
     model = finetuning.finetune(model, run.train_loader, args, folder, description="recover", **options)
     run.save_model(model, "recovered")
 
@@ -140,7 +158,7 @@ def finetune(run: Run) -> None:
     model = run.found() if (run.folder / "subnet" / "config.json").exists() else run.supernet()
     space = model.config.elastic_space
     args, folder = run.recipe.finetune, run.folder / "finetune"
-    teacher = run.teacher(args.mixed_precision)
+    teacher = run.teacher(str(args.mixed_precision))
     model = finetuning.finetune(model, run.train_loader, args, folder, meter=run.meter, teacher=teacher)
     run.save_model(model, "finetuned", None if space is None else ElasticSpace.from_dict(space))
 

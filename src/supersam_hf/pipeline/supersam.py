@@ -16,6 +16,9 @@ from .runner import Stage, on_main_process, run_stage, run_stages, stage_record
 from .supersam_preflight import parts_read, preflight
 
 
+# What training and the report read of the search: near which sizes they sample. What was evaluated before training
+# stays true with another budget; of it, the report takes the subnets that it has as well.
+BUDGET = ("search.max_params", "search.max_macs")
 STAGES = {
     "pretrain": Stage(
         stages.pretrain,
@@ -43,7 +46,7 @@ STAGES = {
     "train": Stage(
         stages.train,
         "supernet/config.json",
-        ("data.train", "data.holdout", "train", "holdout_images"),
+        ("data.train", "data.holdout", "train", "holdout_images", *BUDGET),
         "train",
         parallel=True,
         also=("milestone.json",),
@@ -56,12 +59,17 @@ STAGES = {
     "recover": Stage(
         stages.recover,
         "recovered/config.json",
-        ("data.train", "recover", "train", "holdout_images"),
+        ("data.train", "recover", "holdout_images"),
         "recover",
         parallel=True,
+        read_by=("report",),
     ),
     "report": Stage(
-        report.report, "results.json", ("data.eval", "evaluate", "measure"), "evaluation/report.jsonl", parallel=True
+        report.report,
+        "results.json",
+        ("data.eval", "evaluate", "measure", *BUDGET),
+        "evaluation/report.jsonl",
+        parallel=True,
     ),
 }
 

@@ -94,8 +94,7 @@ def preflight(
 
 def trainings(found: Preflight) -> dict[str, EngineArguments]:
     """The arguments of the trainings that would run, by their section."""
-    recipe, names = found.run.recipe, [name for name in TRAININGS if name in found.stages]
-    return {name: recipe.recovery if name == "recover" else getattr(recipe, name) for name in names}
+    return {name: getattr(found.run.recipe, name) for name in TRAININGS if name in found.stages}
 
 
 def _check_model(found: Preflight, verb: str) -> bool:
@@ -116,6 +115,8 @@ def _check_values(found: Preflight) -> None:
     recipe, problems = found.run.recipe, found.problems
     check_trainings(trainings(found), problems)
     _check_unlabelled(found)
+    if found.stages == ["recover"] and not found.run.has_model("subnet"):
+        problems.add("output_dir", f"{found.run.folder} has no subnet/ to train on: search and extract first.")
     if "adapt" in found.stages:
         check_installed("peft", "adapt", "an adapter", "peft", problems)
     if EVAL_READERS & {*found.stages}:
@@ -134,7 +135,7 @@ def _check_values(found: Preflight) -> None:
 def _check_unlabelled(found: Preflight) -> None:
     """What needs masks is not asked of pictures alone, and the reverse."""
     recipe, problems = found.run.recipe, found.problems
-    for name in {"train", "finetune"} & {*found.stages}:
+    for name in {"train", "recover", "finetune"} & {*found.stages}:
         _check_imitation(name, getattr(recipe, name).loss, recipe.data.unlabelled, problems)
     if not recipe.data.unlabelled:
         if recipe.data.original is not None:
@@ -198,7 +199,7 @@ def _check_space(found: Preflight) -> None:
         return
     count = len(found.problems)
     for name, value in _given(run.recipe).items():  # each by itself, so that all that do not fit are named
-        if name != "prune_probability":
+        if name not in ("prune_probability", "sample_full"):
             with found.problems.of(f"space.{name}"):
                 ElasticSpace.for_config(config, **{name: value})
     if len(found.problems) == count:

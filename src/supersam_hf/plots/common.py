@@ -16,8 +16,10 @@ from ..files import MARK, check_overwritable, file_aside
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 YELLOW, BLACK, GREY, LIGHT = "#F0E442", "#222222", "#8C8C8C", "#D9D9D9"
 OBJECT_COLORS = (VERMILLION, SKY, YELLOW, GREEN, PURPLE, ORANGE, BLUE)
-NAMED_COLORS = {"original": BLACK, "largest": GREEN, "smallest": PURPLE, "sampled": BLUE, "found": VERMILLION}
-NAMED_COLORS["recovered"] = VERMILLION
+NAMED_COLORS = {
+    **{"original": BLACK, "largest": GREEN, "smallest": PURPLE, "sampled": BLUE},
+    **{"found": VERMILLION, "found + recovery": VERMILLION},
+}
 STYLE = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,

@@ -37,8 +37,10 @@ CLOUDS = {
     "trial": (ORANGE, 16, "search trials"),
     "pareto": (BLUE, 26, "front of the search"),
 }
-MARKED = {"original": ("D", 60), "largest": ("s", 65), "smallest": ("v", 80)}
-MARKED |= {"found": ("*", 210), "recovered": ("P", 120)}
+MARKED = {
+    **{"original": ("D", 60), "largest": ("s", 65), "smallest": ("v", 80)},
+    **{"found": ("*", 210), "found + recovery": ("P", 120)},
+}
 KINDS = (*CLOUDS, *MARKED)
 # Where a label may stand: offset in points from its marker, and its alignment; near places first.
 PLACES = [
@@ -65,9 +67,9 @@ def plot_pareto(
 
     Args:
         rows (`Sequence[Mapping]`): One a subnet: `name`, `kind` (one of `"original"`, `"before"`, `"largest"`,
-            `"smallest"`, `"sampled"`, `"trial"`, `"pareto"`, `"found"`, `"recovered"`), its costs and its quality.
-            Rows of the kinds `"original"`, `"largest"`, `"smallest"`, `"found"` and `"recovered"` are labelled with
-            their name.
+            `"smallest"`, `"sampled"`, `"trial"`, `"pareto"`, `"found"`, `"found + recovery"`), its costs and its
+            quality. Rows of the kinds `"original"`, `"largest"`, `"smallest"`, `"found"` and `"found + recovery"`
+            are labelled with their name.
         path (`str` or `Path`): The picture, `.png` (or `.pdf`, `.svg`). Its folder is made.
         x (`str`, *optional*, defaults to `"params"`): `"params"` (a count, shown in millions), `"macs"` (a count,
             shown in GMACs) or `"latency_ms"`.

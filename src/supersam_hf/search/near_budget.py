@@ -2,7 +2,8 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -87,11 +88,54 @@ class NearBudget(SearchEngine):
         return subnet not in self._known and self.objective.costs(subnet).feasible
 
     def _narrowed(self, subnet: Subnet) -> Subnet:
-        """The first subnet within the limits on a random way down from this one; the smallest is."""
-        while not self.objective.costs(subnet).feasible:
-            steps = list(narrower(self.objective.space, subnet))
-            subnet = steps[int(torch.randint(len(steps), (), generator=self.generator))]
-        return subnet
+        return narrowed(self.objective.space, self._keeps, subnet, self.generator)
+
+    def _keeps(self, subnet: Subnet) -> bool:
+        return self.objective.costs(subnet).feasible
+
+
+def narrowed(
+    space: ElasticSpace, keeps: Callable[[Subnet], bool], subnet: Subnet, generator: torch.Generator
+) -> Subnet:
+    """The first subnet within the limits on a random way down from this one; the smallest must be."""
+    while not keeps(subnet):
+        steps = list(narrower(space, subnet))
+        subnet = steps[int(torch.randint(len(steps), (), generator=generator))]
+    return subnet
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The closed-form limits of a budget, near which subnets of a space are drawn.
+
+    Args:
+        space (`ElasticSpace`): Whose smallest subnet keeps them.
+        max_params, max_macs (`float`, *optional*): Most parameters and multiply-accumulates, in numbers; one is given.
+        params, macs (`Callable[[Subnet], int]`): Of a subnet, in closed form.
+    """
+
+    space: ElasticSpace
+    max_params: float | None
+    max_macs: float | None
+    params: Callable[[Subnet], int]
+    macs: Callable[[Subnet], int]
+
+    def keeps(self, subnet: Subnet) -> bool:
+        """Whether a subnet is within them."""
+        small = self.max_params is None or self.params(subnet) <= self.max_params
+        return small and (self.max_macs is None or self.macs(subnet) <= self.max_macs)
+
+    def narrowed(self, subnet: Subnet, generator: torch.Generator) -> Subnet:
+        """This subnet, or the first within the limits on a random way down from it."""
+        return narrowed(self.space, self.keeps, subnet, generator)
+
+    def sample(self, generator: torch.Generator) -> Subnet:
+        """Draw a subnet within the limits: one of the space, narrowed."""
+        return self.narrowed(self.space.sample(generator), generator)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The limits as plain data."""
+        return {"max_params": self.max_params, "max_macs": self.max_macs}
 
 
 def feasible_subnets(

@@ -53,6 +53,12 @@ class EngineArguments(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_warmup()
+
+    def check_warmup(self) -> None:
+        """Raise `ValueError` for a warm-up as long as the training; of either that is not given yet, nothing."""
+        if self.warmup_steps is None or self.max_steps is None:
+            return
         if self.warmup_steps >= self.max_steps:
             text = f"must lie in 0 to max_steps - 1 = {self.max_steps - 1}, got {self.warmup_steps}."
             raise FieldError("warmup_steps", text)

@@ -54,10 +54,9 @@ class FinetuneArguments(RetrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss.distillation_weight > 0:
-            raise FieldError(
-                "loss.distillation_weight", "must be 0: one model that is trained alone has no largest to learn from."
-            )
+        if self.loss is not None and self.loss.distillation_weight:
+            text = "needs a larger subnet in the same step, and one network alone is trained here: leave it at 0."
+            raise FieldError("loss.distillation_weight", text)
 
 
 @dataclass

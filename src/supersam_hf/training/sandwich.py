@@ -1,5 +1,6 @@
 """Sandwich training of a supernet: largest, smallest and sampled subnets on every batch (SuperSAM, section III)."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,11 @@ from torch.utils.data import DataLoader
 
 from ..elastic.reorder import reorder
 from ..evaluation import PROMPTS
-from ..fields import FieldError, Whole
+from ..fields import ClosedUnitInterval, FieldError, Whole
 from ..measure.cost import CostMeter
 from ..models.supersam import ElasticSpace, Subnet, SuperSamModel
 from ..models.supersam.compiling import compile_layers
+from ..search.near_budget import Limits
 from .arguments import EngineArguments
 from .context import data_context
 from .engine import Engine
@@ -22,6 +24,10 @@ from .imitation import EMBEDDINGS, Teacher, encoder_engine, imitated
 from .losses import LossArguments, mask_loss
 from .milestone import Milestone, MilestoneWatch, prompted_objects
 from .shared_layers import share
+
+
+# Makes a subnet keep a budget by random steps down.
+Narrow = Callable[[Subnet, torch.Generator], Subnet]
 
 
 @dataclass
@@ -32,6 +38,9 @@ class SandwichArguments(EngineArguments):
     """accumulate: losses averaged, one optimiser step a batch; sequential: a step after each subnet (the paper)."""
     num_sampled: Whole = 1
     """Sampled subnets a batch, beside the largest and the smallest."""
+    near_budget: ClosedUnitInterval = 0.5
+    """Share of the sampled subnets that are drawn near the search's budget, 0 to 1; without `search.max_params` and
+    `search.max_macs`, none. 0: all from the whole space (the paper)."""
     reorder_every: Whole = 0
     """Reorder the elastic dimensions by Wanda every this many steps, moments too; 0: only before training."""
     torch_compile: bool = False
@@ -47,13 +56,29 @@ class SandwichArguments(EngineArguments):
             raise FieldError("milestone", "is looked for at each evaluation: set `eval_steps` to 1 or more.")
 
 
-def subnets_of_step(space: ElasticSpace, args: SandwichArguments, step: int) -> dict[str, Subnet]:
-    """The subnets of the sandwich rule at `step`: drawn from (seed, step), so all processes draw the same."""
+def subnets_of_step(
+    space: ElasticSpace, args: SandwichArguments, step: int, narrow: Narrow | None = None
+) -> dict[str, Subnet]:
+    """The subnets of the sandwich rule at `step`: drawn from (seed, step), so all processes draw the same.
+
+    Args:
+        narrow (`Callable`, *optional*): Narrows a subnet until it keeps a budget. The `near_budget` share of the
+            sampled ones goes through it, spread evenly over the steps.
+    """
     generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
     subnets = {"largest": space.largest(), "smallest": space.smallest()}
     for i in range(args.num_sampled):
-        subnets["sampled" if args.num_sampled == 1 else f"sampled_{i}"] = space.sample(generator)
+        drawn = space.sample(generator)
+        if narrow is not None and is_near(args.near_budget, step * args.num_sampled + i):
+            drawn = narrow(drawn, generator)
+        subnets["sampled" if args.num_sampled == 1 else f"sampled_{i}"] = drawn
     return subnets
+
+
+def is_near(share: float, number: int) -> bool:
+    """Whether the sampled subnet of this number, from 0, is one of the share that is drawn near the budget: of 0.5
+    every other one."""
+    return math.floor((number + 1) * share) > math.floor(number * share)
 
 
 def sandwich_step(
@@ -172,6 +197,7 @@ def train_sandwich(
     meter: CostMeter | None = None,
     milestone_file: Path | None = None,
     teacher: Teacher | None = None,
+    limits: Limits | None = None,
 ) -> SuperSamModel:
     """Trains `model` in place so that every subnet of `space` works; returns it.
 
@@ -185,6 +211,7 @@ def train_sandwich(
             given.
         teacher ([`Teacher`], *optional*): For pictures without labels: the original, whose embeddings the image
             encoder imitates.
+        limits ([`Limits`], *optional*): Budget near which the `near_budget` share of the sampled subnets is drawn.
 
     Raises:
         ValueError: If `reorder_every` is set without calibration images, or `milestone` without `evaluate`.
@@ -198,6 +225,9 @@ def train_sandwich(
     if args.torch_compile:
         compile_layers(model.vision_encoder)
     context = {"space": space.to_dict(), "data": data_context(loader)}
+    near = limits if args.near_budget else None
+    if near is not None:
+        context["near"] = near.to_dict()
     # A milestone that ends nothing does not make it another training.
     deciding = args if args.milestone is None or args.milestone.stop else replace(args, milestone=None)
     # Reordering permutes whole dimensions, which no process holds of a sharded model.
@@ -210,13 +240,15 @@ def train_sandwich(
         file = milestone_file or Path(output_dir) / "milestone.json"
         watch = MilestoneWatch(args.milestone, engine, meter, file)
 
+    narrow = None if near is None else near.narrowed
+
     def step(engine: Engine, batches: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         if args.reorder_every and engine.global_step and engine.global_step % args.reorder_every == 0:
             reorder(engine.unwrapped, space, "wanda", calibration, optimizer=engine.optimizer.optimizer)
         meter.add(samples=prompted_objects(batches, engine.accelerator.num_processes))
         if teacher is not None:
             batches = [teacher.added_to(batch, engine, args.loss) for batch in batches]
-        return sandwich_step(engine, batches, subnets_of_step(space, args, engine.global_step), args)
+        return sandwich_step(engine, batches, subnets_of_step(space, args, engine.global_step, narrow), args)
 
     engine.fit(step, evaluate, "sandwich", watch)
     return engine.unwrapped

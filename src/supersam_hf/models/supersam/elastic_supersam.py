@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -214,6 +214,14 @@ class ElasticSpace:
             mlp_windows=_default_windows(vision.mlp_dim) if mlp_windows is None else _as_tuple(mlp_windows),
             attention_windows=_as_tuple(attention_windows),
         )
+
+    def with_full_width(self) -> "ElasticSpace":
+        """The same space whose full widths are sampled as well; of attention only where that is elastic."""
+        mlp = tuple(sorted({*self.mlp_windows, self.mlp_dim}))
+        heads = self.num_attention_heads
+        if not self.attention_windows or self.head_dim in self.head_windows:
+            return replace(self, mlp_windows=mlp)
+        return replace(self, mlp_windows=mlp, attention_windows=(*self.attention_windows, heads * self.head_dim))
 
     @property
     def elastic_layers(self) -> tuple[int, ...]:

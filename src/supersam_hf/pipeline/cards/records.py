@@ -101,11 +101,10 @@ class RunRecords:
         if values:
             known = {"batch_size": values["data"]["batch_size"], "data": values["data"]}
             processes = {} if state is None or "processes" not in state else {"processes": state["processes"]}
-            # what such a section leaves open is as in the training that it follows
-            whole = values.get({"recover": "train", "train-whole": "finetune"}.get(stage, ""), {})
-            own = values["whole" if stage == "train-whole" else stage]
-            said = {name: value for name, value in own.items() if value is not None or name not in whole}
-            return {**whole, **said, **known, **processes}
+            if stage == "train-whole":  # what its section leaves open is as in `finetune`
+                given = {name: value for name, value in values["whole"].items() if value is not None}
+                return {**values["finetune"], **given, **known, **processes}
+            return {**values[stage], **known, **processes}
         return state
 
     @property

@@ -14,7 +14,7 @@ from .supersam_rows import ROWS, budget, layers, subnet_rows, supernet_rows
 from .unlabelled import renamed
 
 
-# The trainings of a network alone, by the model that they leave.
+# The trainings of a subnet after it was extracted, by the name of the model that they leave.
 LATER = {"recovered": ("recover",), "finetuned": ("finetune",)}
 
 
@@ -31,7 +31,7 @@ def subnet_facts(
     """Of an extracted subnet.
 
     Args:
-        name (`str`): Which of the run's models: `subnet`, `finetuned`, `largest`, `smallest`, `pareto-2`, ...
+        name (`str`): Which of the run's models: `subnet`, `recovered`, `finetuned`, `largest`, `pareto-2`, ...
         model ([`SuperSamModel`]): The subnet itself.
         weights (`str`, *optional*): Fingerprint of the model, or of the supernet that it was taken out of just now.
     """
@@ -50,7 +50,7 @@ def subnet_facts(
         rows=subnet_rows(records, name, model, weights),
         layers=[] if subnet is None or space is None else layers(records, space, subnet),
         budget=budget(records, name, subnet),
-        figures={"subnet.png": "Widths kept, layer by layer"} if name == "subnet" else {},
+        figures={"subnet.png": "Widths kept, layer by layer"} if name in ("subnet", "recovered") else {},
         stock=stock,
         cut=cut,
         extra={"why": why(records, space), "prompt": prompt(records), **_warned(records, name)},
@@ -78,7 +78,7 @@ def _searched_facts(
         revision=revision,
         title=_title("SAM", repo, model),
         origin=("the network that was pruned at once" if once else "the network that a bi-mask search found")
-        + {"finetuned": ", fine-tuned", "recovered": ", trained alone after that"}.get(name, ""),
+        + _trained_further(name),
         rows=rows,
         layers=[] if original is None else mask_search.layers(original, report["architecture"]),
         budget=[mask_search.budget(report, config)],
@@ -162,15 +162,19 @@ def _origin(records: RunRecords, name: str, subnet: Subnet | None) -> str:
     searched = best is not None and subnet is not None and best["subnet"] == subnet.to_dict()
     if subnet is None and records.search is None:
         return "fine-tuned" if name == "finetuned" else "as it was"
-    if name == "recovered":
-        return "the network that the search found within its budget, trained alone after that"
-    if name == "finetuned":
-        return "the network that the search found, fine-tuned" if searched else "a network of a supernet, fine-tuned"
+    if name in LATER:
+        found = "the network that the search found" if searched else "a network of a supernet"
+        return found + _trained_further(name)
     if name.startswith("pareto-"):
         return f"point `{name}` of the Pareto front that the search found"
     if name in ("largest", "smallest"):
         return f"the {name} network of a supernet"
     return "the network that the search found within its budget" if searched else "a network taken out of a supernet"
+
+
+def _trained_further(name: str) -> str:
+    """What was done to a subnet after it was extracted."""
+    return {"finetuned": ", fine-tuned", "recovered": ", trained further alone"}.get(name, "")
 
 
 def _space(records: RunRecords, config: Any) -> ElasticSpace | None:

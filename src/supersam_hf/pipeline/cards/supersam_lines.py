@@ -72,7 +72,7 @@ def training_lines(records: RunRecords, *more: str) -> list[str]:
     for stage, what in (
         ("pretrain", _pretrained(records)),
         ("bimask", "The search and the training of what it found"),
-        ("recover", "Recovery: the found network alone"),
+        ("recover", "Recovery of the found network alone"),
         ("finetune", "Fine-tuning"),
     ):
         args = records.trained(stage) if stage in ("pretrain", *more) else None

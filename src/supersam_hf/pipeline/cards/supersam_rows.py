@@ -10,7 +10,13 @@ from .records import RunRecords
 
 
 # The report's name of each model that has a row of its own.
-ROWS = {"subnet": "found", "supernet": "largest", "largest": "largest", "smallest": "smallest"}
+ROWS = {
+    "subnet": "found",
+    "recovered": "found + recovery",
+    "supernet": "largest",
+    "largest": "largest",
+    "smallest": "smallest",
+}
 QUALITIES = {"miou": "mIoU", "miou_oracle": "best of 3 masks", "miou_predicted": "predicted best of 3"}
 
 
@@ -24,11 +30,10 @@ def subnet_rows(records: RunRecords, name: str, model: SuperSamModel, weights: s
     params, macs = count_parameters(config), count_macs(config)
     rows = _original_rows(records)
     report_name = ROWS.get(name, name)
-    if name in ("finetuned", "recovered"):
-        found = records.rows.get("found")
-        if found is not None and found["params"] == params:
-            before = "fine-tuning" if name == "finetuned" else "recovery"
-            rows.append(Row(f"the same before {before}", quality=_quality(found)))
+    found = records.rows.get("found")
+    if name in ("finetuned", "recovered") and found is not None and found["params"] == params:
+        before = "fine-tuning" if name == "finetuned" else "recovery"
+        rows.append(Row(f"the same before {before}", quality=_quality(found)))
     if name == "finetuned":
         return [*rows, Row("this model", params, macs, this=True)]
     if report_name in records.before:
