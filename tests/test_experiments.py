@@ -48,6 +48,7 @@ BASE: dict[str, Any] = {
         "warmup_steps": 1,
     },
     "rank_layers": {"num_images": 4, "max_removed": 2, "max_drop": 1.0},
+    "space": {"sample_full": False},  # as the bases of the package: the paper's windows
     "reorder": {"num_images": 4},
     "train": {
         "max_steps": 2,

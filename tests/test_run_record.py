@@ -93,7 +93,7 @@ def test_the_same_run_twice_is_the_same_to_the_last_bit(supersam_run: Path, tmp_
     words = argv(tmp_path / "again", seed=0, deterministic="true", measure__enabled="false")
     fresh.run("-m", "supersam_hf", *words, check=True)
     once, again = weights(supersam_run), weights(tmp_path / "again")
-    assert set(once) == set(again) == {"pretrained", "reordered", "supernet", "subnet"}
+    assert set(once) == set(again) == {"pretrained", "reordered", "supernet", "subnet", "recovered"}
     for name, model in once.items():
         assert set(model) == set(again[name])
         assert all(torch.equal(value, again[name][key]) for key, value in model.items()), name
