@@ -318,7 +318,9 @@ def words(verb: str, pictures: Path, model: Path, folder: Path, **changed: Any) 
     return [verb, "--config", str(ROOT / "recipes/supersam/unlabelled.yaml"), *given]
 
 
-def test_a_folder_of_pictures_becomes_a_smaller_sam(pictures: Path, stock_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_of_pictures_becomes_a_smaller_sam(
+    pictures: Path, stock_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     run = tmp_path / "run"
     assert main(words("run", pictures, stock_folder, run)) == 0
     rows = {row["name"]: row for row in json.loads((run / "results.json").read_text())["rows"]}
@@ -331,6 +333,12 @@ def test_a_folder_of_pictures_becomes_a_smaller_sam(pictures: Path, stock_folder
     model = SuperSamModel.from_pretrained(run / "subnet")
     assert sum(p.numel() for p in model.parameters()) == rows["found"]["params"]
     assert len(list((run / "original").glob("embeddings-*/*.safetensors"))) == 4
+    capsys.readouterr()
+    assert main(["push", str(run), "me/small", "--dry_run"]) == 0
+    card = capsys.readouterr().out
+    assert "agreement with the original" in card
+    assert "mean_iou" not in card  # no metric of the Hub
+    assert "agreement with the original" in (run / "report.html").read_text()
     assert main(words("finetune", pictures, stock_folder, run, finetune__max_steps=2)) == 0
     assert (run / "finetuned" / "config.json").exists()
 

@@ -42,7 +42,11 @@ FIGURES = (
     Figure("subnet.png", "Architecture", "What is left of each layer."),
     Figure("architecture.png", "Architecture", "What is left of each submodule."),
     Figure(
-        "training.png", "Training", "Losses and mIoU of each subnet over the steps.", "train/log.jsonl", plot_training
+        "training.png",
+        "Training",
+        "Losses and quality of each subnet over the steps.",
+        "train/log.jsonl",
+        plot_training,
     ),
     Figure(
         "bimask.png",
@@ -55,7 +59,7 @@ FIGURES = (
     Figure("macs.png", "Budget", "Multiply-accumulates over the steps of the search."),
     Figure("params.png", "Budget", "Parameters over the steps of the search."),
     Figure("losses.png", "Losses", "Loss terms over the steps of the search.", "search/log.jsonl", plot_losses),
-    Figure("ranking.png", "Layers", "mIoU with each layer removed alone, and with ever more of them removed."),
+    Figure("ranking.png", "Layers", "Quality with each layer removed alone, and with ever more of them removed."),
     Figure("search.png", "Search", "Subnets that were tried."),
 )
 
