@@ -8,7 +8,7 @@ import pytest
 
 from supersam_hf.pipeline.page import write_page
 from supersam_hf.pipeline.publish import publication
-from supersam_hf.pipeline.quality import quality_warning
+from supersam_hf.pipeline.quality import at_chance, quality_warning
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ from supersam_hf.pipeline.quality import quality_warning
 def test_a_classifier_far_below_its_original_is_told(rows: list[tuple[str, float]], said: str | None) -> None:
     found = quality_warning([{"name": name, "top1": top1, "num_labels": 200} for name, top1 in rows])
     assert found is None if said is None else said in str(found)
+
+
+@pytest.mark.parametrize(("labels", "limit"), [(2, 0.625), (3, 0.5), (10, 0.2), (1000, 0.002)])
+def test_of_few_classes_guessing_is_no_good_twice_over(labels: int, limit: float) -> None:
+    assert at_chance(labels) == pytest.approx(limit)
 
 
 @pytest.mark.parametrize(("miou", "warned"), [(0.71, False), (0.70, True)])

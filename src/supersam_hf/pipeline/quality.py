@@ -6,8 +6,6 @@ from typing import Any
 
 # A model below this share of what it was made from is far below it.
 FAR_BELOW = {"top1": 0.8, "miou": 0.9}
-# Accuracy up to this many times that of guessing is at chance.
-AT_CHANCE = 2.0
 NAMES = {"top1": "top-1 accuracy", "miou": "mIoU"}
 # What a found network is compared with, the best of those that there are; and the found ones, the furthest last.
 WHOLE = ("original", "whole")
@@ -29,7 +27,7 @@ def quality_warning(rows: Sequence[Mapping[str, Any]], name: str | None = None) 
     found = named[names[-1]]
     key = "top1" if found.get("top1") is not None else "miou"
     value, labels = found[key], found.get("num_labels")
-    if key == "top1" and labels and value <= AT_CHANCE / labels:
+    if key == "top1" and labels and value <= at_chance(labels):
         return (
             f"Its top-1 accuracy of {value:.1%} is about that of guessing one of {labels:,} classes "
             f"({1 / labels:.1%}): it has to be trained further before it is of any use."
@@ -42,6 +40,13 @@ def quality_warning(rows: Sequence[Mapping[str, Any]], name: str | None = None) 
         f"Its {NAMES[key]} of {written(value)} is far below the {written(best)} of the network that it was made from: "
         "train it further, or allow it a larger budget."
     )
+
+
+def at_chance(labels: int) -> float:
+    """The accuracy up to which a classifier is at chance: twice that of guessing; of few classes, a quarter of the way
+    from guessing to all right."""
+    guessing = 1 / labels
+    return min(2 * guessing, guessing + (1 - guessing) / 4)
 
 
 __all__ = ["quality_warning"]
