@@ -97,6 +97,7 @@ def test_a_dry_run_of_sa1b_has_the_papers_numbers(vit_b: Path, tmp_path: Path) -
         ("pretrain", "off"),
         ("rank-layers", "off"),
         *((name, "to do") for name in ("reorder", "evaluate-before", "train", "search", "extract")),
+        ("prune", "off"),
         ("recover", "off"),
         ("report", "to do"),
     ]

@@ -33,6 +33,7 @@ def recipe(name: str) -> Recipe:
 
 def space_of(recipe: Recipe) -> ElasticSpace:
     given = {key: value for key, value in vars(recipe.space).items() if value is not None}
+    assert given.pop("sample_full") is False
     listed = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     return ElasticSpace.for_config(vit_b(), **listed)
 

@@ -45,11 +45,12 @@ def make_budget(shape: Any, space: SearchSpace, max_macs: float | None, max_para
         ValueError: As [`stated_budget`], or if no network of the space meets it.
     """
     budget = stated_budget(shape, max_macs, max_params)
+    limit = max_params if max_macs is None else max_macs
     smallest = budget.cost(smallest_shape(shape, space))
     if smallest > budget.limit:
         raise ValueError(
-            f"`max_{budget.kind}` of {budget.limit:,} ({budget.fraction:.1%}) cannot be met: the smallest network of "
-            f"this `space` has {smallest:,} ({smallest / budget.original:.1%} of {budget.original:,}). Give at least "
+            f"`max_{budget.kind}` of {limit:g} ({budget.limit:,}) cannot be met: the smallest network of this `space` "
+            f"has {smallest:,} ({smallest / budget.original:.1%} of {budget.original:,}). Give at least "
             f"{smallest:,}, or {math.ceil(1e3 * smallest / budget.original) / 10:g}%, or widen the search's `space`."
         )
     return budget
