@@ -59,7 +59,7 @@ def cut_weights(
         size (`tuple[int, int]`): Groups, and units of a group, before the cut.
     """
     groups, units = kept_units.shape
-    index = (kept_groups[:, None] * size[1] + kept_units).flatten()
+    index = flat_indices(size[1], kept_groups, kept_units)
     for piece in submodule.sliced:
         copies = torch.arange(piece.copies, device=index.device)[:, None] * (size[0] * size[1])
         entries = {"all": (copies + index).flatten(), "groups": kept_groups, "units": kept_units[0]}
@@ -67,6 +67,15 @@ def cut_weights(
         _update_sizes(piece.module)
     if submodule.resized is not None:
         submodule.resized(groups, units)
+
+
+def flat_indices(units: int, kept_groups: torch.Tensor, kept_units: torch.Tensor) -> torch.Tensor:
+    """Places (g * u,) of the units that stay among all units of all groups.
+
+    Args:
+        units (`int`): Units of a group before the cut.
+    """
+    return (kept_groups[:, None] * units + kept_units).flatten()
 
 
 def resize(
@@ -161,4 +170,4 @@ def fold(masked: MaskedModel) -> None:
             parameter.mul_(value.repeat(piece.copies).view(shape).to(parameter.dtype))
 
 
-__all__ = ["cut", "cut_to_live", "cut_weights", "fold", "resize", "select"]
+__all__ = ["cut", "cut_to_live", "cut_weights", "flat_indices", "fold", "resize", "select"]

@@ -1,6 +1,6 @@
 """Reordering: the most salient channels first, so that a window keeps them (SuperSAM, section III, Eq. 1)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -199,18 +199,17 @@ def measure_contributions(
     return [{name: value / count for name, value in own.items()} for own in found]
 
 
-def taylor_orders(
+def taylor_attention_orders(
     layer: SuperSamVisionLayer, contributions: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """As [`mlp_order`] and [`attention_orders`], by [`measure_contributions`]."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As [`attention_orders`], by [`measure_contributions`]."""
     heads = layer.attn.num_attention_heads
     # (3 * heads * channel,) -> (3, heads, channel)
     query, key, _ = contributions["attn.qkv"].view(3, heads, -1)
     query_key = query + key
     if layer.attn.use_rel_pos:
         query_key = query_key.mean(0, keepdim=True).expand(heads, -1)
-    values = contributions["attn.proj"].view(heads, -1)
-    return descending(contributions["mlp.lin2"]), (descending(query_key), descending(values))
+    return descending(query_key), descending(contributions["attn.proj"].view(heads, -1))
 
 
 def reorder(
@@ -249,15 +248,24 @@ def reorder(
         if loss is None:
             raise ValueError("Taylor needs `loss`, of a model and a batch.")
         contributions = measure_contributions(model, batches, loss)
-        _permute_layers(model, space, optimizer, lambda i, layer: taylor_orders(layer, contributions[i]))
+        _permute_layers(
+            model,
+            space,
+            optimizer,
+            lambda i, layer: descending(contributions[i]["mlp.lin2"]),
+            lambda i, layer: taylor_attention_orders(layer, contributions[i]),
+        )
         return
-    norms = measure_input_norms(model, batches, reduce) if method == "wanda" else None
-
-    def orders(index: int, layer: Any) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        own = None if norms is None else norms[index]
-        return mlp_order(layer, own, combine), attention_orders(layer, own, combine)
-
-    _permute_layers(model, space, optimizer, orders)
+    norms: Sequence[dict[str, torch.Tensor] | None] = [None] * len(model.vision_encoder.layers)
+    if method == "wanda":
+        norms = measure_input_norms(model, batches, reduce)
+    _permute_layers(
+        model,
+        space,
+        optimizer,
+        lambda i, layer: mlp_order(layer, norms[i], combine),
+        lambda i, layer: attention_orders(layer, norms[i], combine),
+    )
 
 
 @torch.no_grad()
@@ -265,12 +273,13 @@ def _permute_layers(
     model: SuperSamModel,
     space: ElasticSpace,
     optimizer: torch.optim.Optimizer | None,
-    orders: Callable[[int, Any], tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]],
+    mlp: Callable[[int, Any], torch.Tensor],
+    attention: Callable[[int, Any], tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
-    """Sorts what is elastic of every elastic layer, in the orders of its MLP and of its attention."""
+    """Sorts what is elastic of every elastic layer, in the orders of its MLP and of its attention: `mlp(i, layer)` as
+    [`mlp_order`], `attention(i, layer)` as [`attention_orders`]."""
     for index in space.elastic_layers:
         layer: Any = model.vision_encoder.layers[index]
-        mlp, attention = orders(index, layer)
-        _permute_mlp(layer, mlp, optimizer)
+        _permute_mlp(layer, mlp(index, layer), optimizer)
         if space.attention_windows:
-            _permute_attention(layer, attention, optimizer)
+            _permute_attention(layer, attention(index, layer), optimizer)

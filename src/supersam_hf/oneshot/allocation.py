@@ -21,12 +21,10 @@ class Removal(NamedTuple):
     Args:
         order (`float`): The lower, the earlier it leaves.
         name (`str`): The submodule.
-        place (`int`): How many of the submodule's units leave before it.
     """
 
     order: float
     name: str
-    place: int
 
 
 class Ladder:
@@ -63,9 +61,9 @@ class Ladder:
         self.attention, self.round_to = attention, round_to
         values = {name: self._values(name, importance) for name in submodules}
         removals = [
-            Removal(order, name, place)
+            Removal(order, name)
             for name, orders in _orders(values, scope, self._saved(cost, scope)).items()
-            for place, order in enumerate(orders[: _most(len(orders), min_ratio)])
+            for order in orders[: _most(len(orders), min_ratio)]
         ]
         # sorted() is stable and a submodule's own orders ascend: its places leave in turn
         self.removals = sorted(removals, key=lambda removal: removal.order)
@@ -128,14 +126,11 @@ class Ladder:
         whole = cost(self.shape)
         saved = {}
         for name, submodule in self.submodules.items():
+            # over half of the removals: a table of times is no straight line
             heads = submodule.kind == "attention" and self.attention == "heads"
-            steps = (
-                submodule.groups // 2 if heads else submodule.units // 2
-            )  # half: a table of times is no straight line
-            size = (
-                (submodule.groups - steps, submodule.units) if heads else (submodule.groups, submodule.units - steps)
-            )
-            saved[name] = (whole - cost(self.family.resized(self.shape, {name: size}))) / max(1, steps)
+            lost = (submodule.groups if heads else submodule.units) // 2
+            size = submodule.groups - lost * heads, submodule.units - lost * (not heads)
+            saved[name] = (whole - cost(self.family.resized(self.shape, {name: size}))) / max(1, lost)
         return saved
 
 

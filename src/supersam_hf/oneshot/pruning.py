@@ -11,7 +11,7 @@ from ..bimask.budget import SearchBudget, stated_budget
 from ..bimask.cost import physical_shape
 from ..bimask.extract import architecture, standalone
 from ..bimask.families import Family, family_of
-from ..bimask.prune import cut_weights
+from ..bimask.prune import cut_weights, flat_indices
 from ..bimask.space import SearchSpace
 from ..bimask.submodules import Submodule
 from ..elastic.cost import count_macs, count_parameters
@@ -184,15 +184,6 @@ def most_important(
     if shared_units:
         of_units = of_units.sum(0, keepdim=True).expand_as(of_units)
     return kept_groups, _top(of_units, units)
-
-
-def flat_indices(units: int, kept_groups: torch.Tensor, kept_units: torch.Tensor) -> torch.Tensor:
-    """Places (g * u,) of the units that stay among all units of all groups.
-
-    Args:
-        units (`int`): Units of a group before the cut.
-    """
-    return (kept_groups[:, None] * units + kept_units).flatten()
 
 
 def _top(values: torch.Tensor, count: int) -> torch.Tensor:

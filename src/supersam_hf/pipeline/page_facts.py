@@ -13,13 +13,11 @@ from ..training.milestone import milestone_line, read_milestone
 from .agreement import AGREEMENT, EXPLAINED
 from .costs import run_costs
 from .page_stages import progress, stage_states
-from .quality import quality_warning
+from .quality import FOUND, quality_warning
 from .run_record import read_json, read_record
 
 
 QUALITIES = {"miou": "mIoU", "top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-# The models that a run has found, the furthest last.
-FOUND = ("searched", "pruned", "finetuned", "found", "found + recovery")
 
 
 @dataclass(frozen=True)

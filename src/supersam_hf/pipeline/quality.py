@@ -49,4 +49,4 @@ def at_chance(labels: int) -> float:
     return min(2 * guessing, guessing + (1 - guessing) / 4)
 
 
-__all__ = ["quality_warning"]
+__all__ = ["FOUND", "at_chance", "quality_warning"]

@@ -82,10 +82,10 @@ def rows(records: RunRecords, name: str, model: Any, weights: str | None = None)
         table.append(_row("original", records.rows["original"]))
     elif records.search is not None:
         table.append(Row("original", records.search["original"]["params"], records.search["original"]["macs"]))
-    found = "pruned" if "pruned" in records.rows else "searched"
+    found = _reported(records, "subnet")
     if name == "finetuned" and found in records.rows:
         table.append(_row("found, before retraining", records.rows[found]))
-    measured = records.measured("finetuned" if name == "finetuned" else found, weights)
+    measured = records.measured(_reported(records, name), weights)
     if measured is None or measured["params"] != params:
         return [*table, Row("this model", params, macs, this=True)]
     return [*table, _row("this model", measured, this=True)]
