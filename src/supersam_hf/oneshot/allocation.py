@@ -91,8 +91,8 @@ class Ladder:
             raise ValueError(
                 f"A budget of {budget.limit:,} cannot be met by this pruning: with all that may leave, {least:,} is "
                 f"left ({least / budget.original:.1%} of {budget.original:,}). Give at least {least:,}, or "
-                f"{math.ceil(1e3 * least / budget.original) / 10:g}%; or lower `min_ratio`, prune more kinds of units, "
-                "or drop layers."
+                f"{math.ceil(1e3 * least / budget.original) / 10:g}%; or lower `min_ratio`, prune more kinds of "
+                "units, or drop layers."
             )
         while low < high:
             middle = (low + high) // 2
