@@ -338,6 +338,8 @@ def _dry_run(words: tuple[str, ...], recipe: Any, mutation: Mutation, hint: Any,
     value = mutation.value
     if isinstance(value, str) and not admits(hint, value):
         value = _number(value)  # YAML says that it is text, the command line would not
+    if isinstance(value, float) and value.is_integer() and not admits(hint, value):
+        value = int(value)  # 4.0 in YAML is 4 where a whole number is wanted
     return Outcome("right") if admits(hint, value) else Outcome("silent nonsense", f"{value!r:.80} taken for {hint}")
 
 

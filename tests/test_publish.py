@@ -436,6 +436,11 @@ def test_what_there_is_not_is_refused(supersam_run: Path, name: str, message: st
             r"config\.json.*tie_word_embeddings",
         ),
         ("subnet/config.json", lambda data: data.update(vision_config=2.7), r"config\.json.*vision_config"),
+        (
+            "subnet/processor_config.json",
+            lambda data: data["image_processor"].update(pad_size={"height": 64}),
+            r"processor_config\.json.*pad_size",
+        ),
     ],
 )
 def test_a_record_changed_by_hand_is_named(

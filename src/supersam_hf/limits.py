@@ -2,6 +2,8 @@
 
 import math
 import re
+from dataclasses import dataclass
+from typing import Any
 
 from .fields import FieldError, shown
 
@@ -34,6 +36,51 @@ def parse_limit(name: str, value: "float | str | None", whole: str = "the whole"
     return number
 
 
+@dataclass(frozen=True)
+class LatencyLimit:
+    """A longest run time, in milliseconds or as a share of another network's.
+
+    Args:
+        value (`float`): Milliseconds, or a share between 0 and 1.
+        is_share (`bool`): Which of them.
+    """
+
+    value: float
+    is_share: bool
+
+    def share_of(self, whole_ms: float) -> float:
+        """The limit as a share of a network that takes so many milliseconds."""
+        return self.value if self.is_share else self.value / whole_ms
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" if not self.is_share else f"{100 * self.value:.4g}%"
+
+
+def parse_latency(name: str, value: "float | str | None") -> LatencyLimit | None:
+    """Return a longest run time: 12.5 or "12.5" in milliseconds, "60%" of the original's. None is no limit.
+
+    Raises:
+        FieldError: If it is no such limit, with what is accepted.
+    """
+    if value is None:
+        return None
+    number = _number(value)
+    is_share = isinstance(value, str) and value.strip().endswith("%")
+    if number is None or not 0 < number < (1 if is_share else math.inf):
+        accepted = "milliseconds above 0 (12.5), or a share of the original's time, above 0 % and below 100 % (60%)"
+        raise FieldError(name, f"must be {accepted}, got {shown(value)}.")
+    return LatencyLimit(number, is_share)
+
+
+def check_limits(args: Any) -> None:
+    """Raise `FieldError` where arguments state more than one of `max_macs`, `max_params` and `max_latency_ms`, or a
+    latency that is none."""
+    parse_latency("max_latency_ms", args.max_latency_ms)
+    given = [name for name in ("max_macs", "max_params", "max_latency_ms") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise FieldError(given[-1], f"is given beside `{given[0]}`: give one budget.")
+
+
 def _number(value: "float | str") -> float | None:
     """The number that is written; None where there is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -49,4 +96,4 @@ def _number(value: "float | str") -> float | None:
     return number * UNITS[unit]
 
 
-__all__ = ["parse_limit"]
+__all__ = ["LatencyLimit", "check_limits", "parse_latency", "parse_limit"]

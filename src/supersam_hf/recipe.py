@@ -223,8 +223,8 @@ class Recipe(RunRecipe):
                 "`pretrain.mixed_precision` and `train.mixed_precision` differ; one process runs at one precision."
             )
         self.prune.adopt_budget(self.search)
-        if self.method == "one-shot" and self.prune.limits == (None, None):
-            raise ValueError("`method: one-shot` needs a budget: give `prune.max_params` or `prune.max_macs`.")
+        if self.method == "one-shot" and not self.prune.has_budget:
+            raise ValueError("`method: one-shot` needs a budget: `prune.max_params`, `max_macs` or `max_latency_ms`.")
         alone = {"recover": self.recover, "finetune": self.finetune}
         for name, section in alone.items():
             try:

@@ -29,6 +29,12 @@ class SearchBudget:
     limit: int
     original: int
 
+    @classmethod
+    def none(cls, shape: Any) -> "SearchBudget":
+        """As many multiply-accumulates as a network of these sizes has."""
+        macs = count_macs(shape)
+        return cls("macs", macs, macs)
+
     @property
     def fraction(self) -> float:
         return self.limit / self.original

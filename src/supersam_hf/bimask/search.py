@@ -1,5 +1,6 @@
 """A bi-mask search as it stands: the masked model, its budget, what was cut so far, and what is left to decide."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class BiMaskSearch:
         space ([`SearchSpace`]): What is searched.
         output_dir (`Path`): Takes `history.jsonl`.
         max_macs, max_params (`float`, *optional*): The budget, see [`make_budget`].
+        pace (`Callable`, *optional*): Time of a network of given sizes, as a share of what was asked for: where it is
+            above 1 at the end of the search, the budget is lowered and enforced until it is not.
         seed (`int`): Draws scores, architecture parameters and the decoder of PMIM.
         masks (`Any`): Further arguments of [`MaskedModel`].
 
@@ -41,6 +44,7 @@ class BiMaskSearch:
         *,
         max_macs: float | None = None,
         max_params: float | None = None,
+        pace: Any = None,
         seed: int = 0,
         **masks: Any,
     ) -> None:
@@ -52,6 +56,7 @@ class BiMaskSearch:
         self.masked = MaskedModel(model, space, generator=torch.Generator().manual_seed(seed), **masks)
         # copies: the masks' own lists become shorter
         self.options = {n: (list(m.group_sizes), list(m.unit_sizes)) for n, m in self.masked.masks.items()}
+        self.pace = pace
         self.history = SearchHistory(output_dir / "history.jsonl")
         self.enforced: list[dict[str, Any]] = []
         self.decided_by_search = False
@@ -82,11 +87,26 @@ class BiMaskSearch:
         # All decided and still too large: no step could change that, only the rule.
         if not self.over and (self.masked.decided or last):
             changed += self._enforce(optimizer)
+        if self.over and self.pace is not None:
+            changed += self._keep_pace(optimizer)
+        return changed
+
+    def _keep_pace(self, optimizer: torch.optim.Optimizer) -> list[str]:
+        """Lowers the budget and enforces it until the network is as fast as was asked for, or can be no smaller."""
+        changed: list[str] = []
+        least = self.budget.cost(self.smallest)
+        while (cost := self.budget.cost(shape := physical_shape(self.masked.model))) > least:
+            share = self.pace(shape)
+            if share <= 1:
+                break
+            self.budget = replace(self.budget, limit=max(least, min(cost - 1, int(cost / share))))
+            self.decided_by_search = False
+            changed += self._enforce(optimizer)
         return changed
 
     def _enforce(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Cells with the least bi-mask per MAC leave until the budget holds; what then is undecided keeps its size."""
-        self.enforced = enforce(self.masked, self.options, self.budget, optimizer)
+        self.enforced += enforce(self.masked, self.options, self.budget, optimizer)
         for mask in self.masked.masks.values():
             mask.settle()
         self.over = True
@@ -105,7 +125,7 @@ class BiMaskSearch:
         masks = self.masked.masks.items()
         sizes = {name: {"group_sizes": mask.group_sizes, "unit_sizes": mask.unit_sizes} for name, mask in masks}
         flags = {"over": self.over, "decided_by_search": self.decided_by_search, "enforced": self.enforced}
-        return {"masks": sizes, **flags}
+        return {"masks": sizes, "limit": self.budget.limit, **flags}
 
     def restore(self, described: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         """Brings a freshly built search to the described sizes; the tensors' values are to be loaded after."""
@@ -113,6 +133,8 @@ class BiMaskSearch:
             submodule, mask = self.masked.submodules[name], self.masked.masks[name]
             resize(submodule, mask, sizes["group_sizes"], sizes["unit_sizes"], optimizer)
         self.over, self.enforced = described["over"], described["enforced"]
+        # checkpoints of versions without a latency budget have no limit of their own
+        self.budget = replace(self.budget, limit=described.get("limit", self.budget.limit))
         self.decided_by_search = described["decided_by_search"]
 
     def report(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..fields import Checked, Count, FieldError, Fraction, Seed, Whole
-from ..limits import parse_limit
+from ..limits import LatencyLimit, check_limits, parse_latency, parse_limit
 from .allocation import Scope
 from .importance import Method
 
@@ -33,6 +33,9 @@ class PruneArguments(Checked):
     and no max_params: the budget of `search`."""
     max_params: float | str | None = None
     """Budget in parameters, instead: a share of the original's (0.5, 50%) or a count (60e6, 60M)."""
+    max_latency_ms: float | str | None = None
+    """Budget in measured time of one image on this device, instead: milliseconds (12.5) or a share of the original's
+    (60%)."""
     min_ratio: Fraction = 0.1
     """Least share of its units that a layer keeps."""
     round_to: Count = 1
@@ -46,13 +49,20 @@ class PruneArguments(Checked):
         for name in ("max_macs", "max_params"):
             setattr(self, name, parse_limit(name, getattr(self, name), "the original"))
         super().__post_init__()
+        check_limits(self)
         if not self.mlp and self.attention == "none" and not self.embedding and not self.drop_layers:
             raise FieldError("mlp", "is off, and so is all else: there is nothing to prune.")
 
     def adopt_budget(self, search: Any) -> None:
         """Takes the budget of a search where it has none of its own, so that a recipe states it once."""
-        if self.max_macs is None and self.max_params is None:
+        if not self.has_budget:
             self.max_macs, self.max_params = search.max_macs, search.max_params
+            self.max_latency_ms = search.max_latency_ms
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether any budget is stated."""
+        return (self.max_macs, self.max_params, self.max_latency_ms) != (None, None, None)
 
     @property
     def needs_images(self) -> bool:
@@ -63,6 +73,11 @@ class PruneArguments(Checked):
     def limits(self) -> tuple[float | None, float | None]:
         """`max_macs` and `max_params` as numbers."""
         return parse_limit("max_macs", self.max_macs), parse_limit("max_params", self.max_params)
+
+    @property
+    def latency(self) -> LatencyLimit | None:
+        """`max_latency_ms`, read."""
+        return parse_latency("max_latency_ms", self.max_latency_ms)
 
 
 __all__ = ["PruneArguments"]

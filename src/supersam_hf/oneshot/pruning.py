@@ -1,7 +1,7 @@
 """One-shot pruning: the baseline that any search must beat, and often all that is needed."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from ..bimask.budget import SearchBudget, stated_budget
 from ..bimask.cost import physical_shape
 from ..bimask.extract import architecture, standalone
 from ..bimask.families import Family, family_of
+from ..bimask.families.base import Sizes
 from ..bimask.prune import cut_weights, flat_indices
 from ..bimask.space import SearchSpace
 from ..bimask.submodules import Submodule
 from ..elastic.cost import count_macs, count_parameters
+from ..limits import check_limits
 from .allocation import Ladder, Narrowed
 from .arguments import PruneArguments
 from .importance import Batch, Importance, Loss, magnitude, plain, random, taylor, wanda
+from .latency import Blueprint, Stopwatch, first_fast_enough
 from .reconstruction import reconstruct
 
 
@@ -65,36 +68,60 @@ def prune_once(model: Any, args: PruneArguments, batches: Iterable[Batch], loss:
         ValueError: If the budget cannot be met by what may be pruned (saying what is left then), or the model has no
             such units.
     """
+    check_limits(args)
     family = family_of(model)
     original, before = physical_shape(model), architecture(model)
-    budget = stated_budget(original, *args.limits)
+    stopwatch = None if args.latency is None else Stopwatch(Blueprint.of(model))
+    budget = SearchBudget.none(original) if stopwatch else stated_budget(original, *args.limits)
     batches = list(batches) if args.needs_images else []
     dropped: list[int] = []
     if args.drop_layers:
         dropped = least_important_layers(model, family, args.drop_layers, batches, loss)
         model = family.without_layers(model, dropped)
-    shapes = {"original": original, "smallest": _cut(model, family, args, budget, batches, loss)}
+    ladder, importance = _ladder_of(model, family, args, budget, batches, loss)
+    if stopwatch and args.latency:
+        step = first_fast_enough(ladder, stopwatch, args.latency)
+        budget = replace(budget, limit=budget.cost(ladder.resized(step)))
+    else:
+        step = ladder.first_within(budget)
+    _cut(model, ladder, ladder.sizes(step), importance, args, batches, loss)
     pruned = standalone(model)
+    shapes = {"original": original, "smallest": ladder.resized(len(ladder.removals))}
     report = _report(pruned, args, budget, shapes) | {"dropped_layers": dropped, "original_architecture": before}
+    if stopwatch and args.latency:
+        report["latency"] = stopwatch.found(physical_shape(pruned), args.latency).to_dict()
     pruned.config.search = report
     return pruned, report
 
 
 def smallest_reachable(model: Any, args: PruneArguments) -> Any:
-    """The shape of the smallest network that this pruning can leave; the model may be on the meta device.
+    """The shape of the smallest network that this pruning can leave; the model may be on the meta device. Whether that
+    keeps a latency, only timing tells ([`check_fast_enough`]).
 
     Raises:
         ValueError: If it does not keep the budget (saying what it has), or the model has no such units.
     """
-    family = family_of(model)
-    budget = stated_budget(physical_shape(model), *args.limits)
+    check_limits(args)
+    budget = None if args.latency else stated_budget(physical_shape(model), *args.limits)
+    ladder = random_ladder(model, args)
+    if budget is not None:
+        ladder.first_within(budget)
+    return ladder.resized(len(ladder.removals))
+
+
+def random_ladder(model: Any, args: PruneArguments) -> Ladder:
+    """The networks that this pruning can leave, as near as can be told without importance; the model may be on the
+    meta device, and is used up where layers are dropped.
+
+    Raises:
+        ValueError: If the model has no such units.
+    """
+    family, budget = family_of(model), SearchBudget.none(physical_shape(model))
     if args.drop_layers:  # which ones, the images say
         check_drop(len(family.blocks(model)), args.drop_layers)
         model = family.without_layers(model, range(args.drop_layers))
     submodules = family.submodules(model, _space(args))
-    ladder = _ladder(family, model, submodules, random(submodules, args.seed), args, budget)
-    ladder.first_within(budget)
-    return ladder.resized(len(ladder.removals))
+    return _ladder(family, model, submodules, random(submodules, args.seed), args, budget)
 
 
 def importance_of(
@@ -132,15 +159,26 @@ def _effect(linears: list[nn.Linear]) -> float:
     return abs(sum(float((p.detach() * p.grad).sum()) for p in parameters if p.grad is not None))
 
 
-def _cut(
+def _ladder_of(
     model: Any, family: Family, args: PruneArguments, budget: SearchBudget, batches: Iterable[Batch], loss: Loss
-) -> Any:
-    """Cuts the weights in place, to the first network on the ladder that keeps the budget; returns the shape of the
-    last."""
+) -> tuple[Ladder, Importance]:
+    """The networks that the importance of a model's units leads to, and that importance."""
     submodules = family.submodules(model, _space(args))
     importance = importance_of(model, submodules, args, batches, loss)
-    ladder = _ladder(family, model, submodules, importance, args, budget)
-    sizes = ladder.sizes(ladder.first_within(budget))
+    return _ladder(family, model, submodules, importance, args, budget), importance
+
+
+def _cut(
+    model: Any,
+    ladder: Ladder,
+    sizes: Sizes,
+    importance: Importance,
+    args: PruneArguments,
+    batches: Iterable[Batch],
+    loss: Loss,
+) -> None:
+    """Cuts the weights in place, to these sizes."""
+    submodules = ladder.submodules
     kept = {name: most_important(importance[name], *sizes[name], s.shared_units) for name, s in submodules.items()}
     if args.reconstruct:
         flat = {name: flat_indices(submodules[name].units, *indices) for name, indices in kept.items()}
@@ -148,7 +186,6 @@ def _cut(
     for name, (groups, units) in kept.items():
         size = submodules[name].groups, submodules[name].units
         cut_weights(submodules[name], size, groups.to(model.device), units.to(model.device))
-    return ladder.resized(len(ladder.removals))
 
 
 def _ladder(
@@ -212,4 +249,12 @@ def _report(pruned: Any, args: PruneArguments, budget: SearchBudget, shapes: dic
     }
 
 
-__all__ = ["EverySize", "importance_of", "least_important_layers", "most_important", "prune_once"]
+__all__ = [
+    "EverySize",
+    "importance_of",
+    "least_important_layers",
+    "most_important",
+    "prune_once",
+    "random_ladder",
+    "smallest_reachable",
+]

@@ -25,11 +25,13 @@ from .plan_lines import (
     training_lines,
 )
 from .preflight import refuse_plan
+from .speed_budget import expected_lines
 from .split_sizes import rows_left, rows_of
 from .supersam import STAGES, switched_off
 from .supersam_preflight import (
     TRAININGS,
     Preflight,
+    blueprint,
     is_ranked,
     parts_read,
     preflight,
@@ -62,6 +64,9 @@ def _tell(verb: str, plan: Preflight, redo: str | None) -> None:
     refuse_plan(plan.problems)  # before anything is timed
     if plan.config is None:  # all is done
         return
+    cut = "bimask" if plan.stages == ["bimask"] else "prune" if "prune" in plan.stages else None
+    if cut is not None:
+        print("\n".join(expected_lines(blueprint(plan, plan.config), getattr(plan.run.recipe, cut))), flush=True)
     if trainings(plan):
         print("\n".join(_memory(plan, plan.config)), flush=True)
     print("\n".join(time_lines(plan, time_pieces(plan.config, plan.run.recipe, plan.run.state.device))))
@@ -118,7 +123,7 @@ def _model_lines(plan: Preflight, config: SuperSamConfig) -> list[str]:
     if plan.stages == ["bimask"]:
         shape, args = SamShape.from_config(config), recipe.bimask
         lines.append(shape_line("original", shape) + " (encoder)")
-        return lines if plan.problems else [*lines, *space_lines(shape, args.space, *args.limits)]
+        return lines if plan.problems else [*lines, *space_lines(shape, args.space, args)]
     if "prune" in plan.stages:
         shape = SamShape.from_config(config)
         lines.append(shape_line("original", shape) + " (encoder)")

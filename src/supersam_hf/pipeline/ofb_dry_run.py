@@ -19,7 +19,7 @@ from ..training.arguments import EngineArguments
 from .mask_search import prune_lines, shape_line, space_lines
 from .ofb import STAGES, switched_off
 from .ofb_context import OfbRun
-from .ofb_preflight import OfbPreflight, ofb_preflight, parts_read, trainings
+from .ofb_preflight import OfbPreflight, blueprint, ofb_preflight, parts_read, trainings
 from .plan_lines import (
     checkpoint_lines,
     class_line,
@@ -31,6 +31,7 @@ from .plan_lines import (
     training_lines,
 )
 from .preflight import refuse_plan
+from .speed_budget import expected_lines
 from .split_sizes import rows_left
 
 
@@ -54,7 +55,12 @@ def tell_ofb_plan(verb: str, recipe: OfbRecipe, redo: str | None = None) -> None
 def _tell(verb: str, plan: OfbPreflight, redo: str | None) -> None:
     print("\n".join(_plan_lines(verb, plan, redo)), flush=True)
     refuse_plan(plan.problems)  # before anything is timed
-    if plan.config is not None and trainings(plan):
+    if plan.config is None:
+        return
+    cut = next((name for name in ("search", "prune") if name in plan.stages), None)
+    if cut is not None:
+        print("\n".join(expected_lines(blueprint(plan), getattr(plan.run.recipe, cut))), flush=True)
+    if trainings(plan):
         print("\n".join(_estimates(plan.run, plan.config, trainings(plan))))
 
 
@@ -90,7 +96,7 @@ def _model_lines(plan: OfbPreflight, config: Any) -> list[str]:
     impossible = any(problem.field.startswith(("search.max", "space")) for problem in plan.problems)
     if "search" not in plan.stages or impossible:
         return lines
-    return [*lines, *space_lines(shape, space, *recipe.search.limits)]
+    return [*lines, *space_lines(shape, space, recipe.search)]
 
 
 def _widths(shape: Any) -> str:

@@ -1,5 +1,6 @@
 """What can be known of an OFB run before its first stage, and every reason why it would fail."""
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from ..elastic.cost import classifier_shape, count_parameters
 from ..models.classifiers import CLASSIFIERS
 from ..ofb_recipe import OfbRecipe
 from ..oneshot.arguments import PruneArguments
+from ..oneshot.latency import Blueprint
 from ..oneshot.pruning import smallest_reachable
 from ..training.arguments import EngineArguments
 from ..training.pretrain_classifier import new_classifier
@@ -29,6 +31,7 @@ from .preflight import (
 from .preflight_data import Split, check_labels, labelled_splits
 from .preflight_model import check_classifier, model_type
 from .runner import Stage
+from .speed_budget import check_prune_latency, check_search_latency
 
 
 TRAININGS = ("pretrain", "search", "train-whole", "finetune")
@@ -207,15 +210,26 @@ def _check_cost(found: OfbPreflight) -> None:
     recipe, problems, config = found.run.recipe, found.problems, found.config
     shape = classifier_shape(config)
     if "search" in found.stages:
-        name = "max_macs" if recipe.search.max_macs is not None else "max_params"
+        limits = ("max_macs", "max_latency_ms")
+        name = next((name for name in limits if getattr(recipe.search, name) is not None), "max_params")
         with problems.of(f"search.{name}"):
-            make_budget(shape, recipe.space, *recipe.search.limits)
+            if recipe.search.latency is None:
+                make_budget(shape, recipe.space, *recipe.search.limits)
+            check_search_latency(blueprint(found), recipe.space, recipe.search)
     if "prune" in found.stages:
         with problems.of("prune"):
             check_reachable(config, recipe.prune)
+            check_prune_latency(blueprint(found), recipe.prune)
     weights = 4 * count_parameters(config)
     ahead = {name: (weights, args) for name, args in trainings(found).items()}
     check_output(found.run.folder, bytes_ahead(weights, ahead, found.run.folder), problems)
+
+
+def blueprint(found: OfbPreflight) -> Blueprint:
+    """Of the network that is made smaller, on this process's device."""
+    config: Any = copy.deepcopy(found.config)
+    config._attn_implementation = found.run.recipe.model.attn_implementation
+    return Blueprint(CLASSIFIERS[config.model_type], config, torch.device(found.run.state.device))
 
 
 def check_reachable(config: Any, args: PruneArguments) -> None:
@@ -225,4 +239,4 @@ def check_reachable(config: Any, args: PruneArguments) -> None:
     smallest_reachable(model, args)
 
 
-__all__ = ["OfbPreflight", "model_config", "ofb_preflight", "parts_read", "trainings"]
+__all__ = ["OfbPreflight", "blueprint", "model_config", "ofb_preflight", "parts_read", "trainings"]

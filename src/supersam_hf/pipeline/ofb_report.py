@@ -16,7 +16,7 @@ from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
 from .costs import run_costs
 from .journal import Journal
-from .mask_search import one_shot_line
+from .mask_search import latency_line, one_shot_line
 from .ofb_context import OfbRun
 from .quality import quality_warning
 from .run_record import known_images
@@ -194,6 +194,8 @@ def budget_line(search: Mapping[str, Any] | None) -> str:
         return ""
     unit = {"macs": "MACs", "params": "parameters"}[search["budget_kind"]]
     line = f"\nBudget: {search['budget']:,} {unit}; found: {search[search['budget_kind']]:,}. "
+    if "latency" in search:
+        line += f"In time: {latency_line(search['latency'])}. "
     if "one_shot" in search:
         return line + f"Pruned at once: {one_shot_line(search['one_shot'])}.\n"
     if search["decided_by_search"]:

@@ -130,7 +130,19 @@ def _loaded(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any, str 
         return model, processor, fingerprint(model)
     saved = name if name in SAVED_SAMS else "supernet"
     sam, weights = _sam(records, name)
-    return sam, SuperSamProcessor.from_pretrained(records.folder / saved), weights
+    return sam, _processor(SuperSamProcessor, records.folder / saved), weights
+
+
+def _processor(kind: Any, folder: Path) -> Any:
+    """The processor in a folder of the run, whose values may have been changed by hand.
+
+    Raises:
+        ValueError: If it cannot be made, naming the file.
+    """
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder}/processor_config.json cannot be used: {error}") from error
 
 
 def _digest(model: Any) -> str:
@@ -176,7 +188,7 @@ def _classifier(records: RunRecords, name: str, stock: bool) -> tuple[Any, Any]:
     if name == "subnet" and not _has(records, "subnet"):  # the extracted one is the found one, checked
         name = "pruned" if _has(records, "pruned") else "searched"
     folder = _model_folder(records, name)
-    return load_classifier(folder).eval(), AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    return load_classifier(folder).eval(), _processor(AutoImageProcessor, folder)
 
 
 def _of(

@@ -1,5 +1,6 @@
 """What can be known of a SuperSAM run before its first stage, and every reason why it would fail."""
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..data.load import Part
 from ..elastic.cost import SamShape
 from ..elastic.importance import most_proposed
 from ..models.supersam import ElasticSpace, SuperSamConfig, SuperSamModel
+from ..oneshot.latency import Blueprint
 from ..oneshot.pruning import smallest_reachable
 from ..recipe import Recipe
 from ..search.objective import Budget, unmet
@@ -33,6 +35,7 @@ from .preflight import (
 from .preflight_data import Split, check_shown, prompted_splits
 from .preflight_model import check_sam, model_type
 from .runner import Stage
+from .speed_budget import check_prune_latency, check_search_latency
 from .split_sizes import rows_left
 
 
@@ -181,16 +184,20 @@ def _check_space(found: Preflight) -> None:
     if config is None:
         return
     if found.stages == ["bimask"]:
-        args, section = run.recipe.bimask, "bimask"
-        name = "max_macs" if args.max_macs is not None else "max_params"
-        with found.problems.of(f"{section}.{name}"):
-            make_budget(SamShape.from_config(config), args.space, *args.limits)
+        args = run.recipe.bimask
+        limits = ("max_macs", "max_latency_ms")
+        name = next((name for name in limits if getattr(args, name) is not None), "max_params")
+        with found.problems.of(f"bimask.{name}"):
+            if args.latency is None:
+                make_budget(SamShape.from_config(config), args.space, *args.limits)
+            check_search_latency(blueprint(found, config), args.space, args)
         return
     if "prune" in found.stages:
         with torch.device("meta"):
             model = SuperSamModel(config)
         with found.problems.of("prune"):
             smallest_reachable(model, run.recipe.prune)
+            check_prune_latency(blueprint(found, config), run.recipe.prune)
         return
     if run.recipe.method == "one-shot":
         return
@@ -207,6 +214,13 @@ def _check_space(found: Preflight) -> None:
             found.space = run.space(SuperSamModel(config))
     if found.space is not None and "search" in found.stages:
         _check_budget(found, config, found.space)
+
+
+def blueprint(found: Preflight, config: SuperSamConfig) -> Blueprint:
+    """Of the SAM that is made smaller, on this process's device."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = found.run.recipe.model.attn_implementation
+    return Blueprint(SuperSamModel, config, torch.device(found.run.state.device))
 
 
 def _searched_config(found: Preflight) -> SuperSamConfig | None:

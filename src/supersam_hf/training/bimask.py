@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch.utils.data import DataLoader
 
+from ..bimask.cost import physical_shape
 from ..bimask.extract import deploy
 from ..bimask.losses import budget_penalty, entropy, l1, variance_penalty
 from ..bimask.masking import MaskedModel
@@ -19,6 +20,7 @@ from ..bimask.space import SearchSpace
 from ..classification import check_labels
 from ..files import fingerprint
 from ..measure.cost import CostMeter
+from ..oneshot.pace import SearchPace
 from .bimask_arguments import BiMaskArguments, MaskSearchArguments
 from .classify import classification_loss, mix_batch, seed_step
 from .context import data_context
@@ -76,12 +78,14 @@ def train_bimask(
 def new_search(model: Any, space: SearchSpace, args: MaskSearchArguments, output_dir: Path) -> BiMaskSearch:
     """The search that these arguments ask for, before its first step."""
     max_macs, max_params = args.limits
+    pace = None if args.latency is None else SearchPace(model, args.latency, output_dir)
     return BiMaskSearch(
         model,
         space,
         output_dir,
-        max_macs=max_macs,
+        max_macs=max_macs if pace is None else pace.max_macs,
         max_params=max_params,
+        pace=pace,
         seed=args.seed,
         score_mean=args.score_mean,
         score_std=args.score_std,
@@ -141,6 +145,8 @@ class BiMaskTrainer:
         engine.fit(self.step, evaluate, "bi-mask search")
         steps = {name: getattr(args, name) for name in ("max_steps", "search_steps", "preset", "seed")}
         found, report = deploy(masked), self.search.report() | steps
+        if self.search.pace is not None:
+            report["latency"] = self.search.pace.found(physical_shape(found)).to_dict()
         found.config.search = report
         return found, report
 

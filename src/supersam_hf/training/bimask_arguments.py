@@ -14,7 +14,7 @@ from ..fields import (
     Place,
     Positive,
 )
-from ..limits import parse_limit
+from ..limits import LatencyLimit, check_limits, parse_latency, parse_limit
 from .arguments import EngineArguments
 from .classify import ClassificationLossArguments, MixArguments
 
@@ -55,6 +55,9 @@ class MaskSearchArguments(EngineArguments):
     """Budget in multiply-accumulates per image: a share of the original's (0.5, 50%) or a count (1.3e9, 1.3G)."""
     max_params: float | str | None = None
     """Budget in parameters, instead: a share of the original's (0.5, 50%) or a count (60e6, 60M)."""
+    max_latency_ms: float | str | None = None
+    """Budget in measured time of one image on this device, instead: milliseconds (12.5) or a share of the original's
+    (60%)."""
     search_steps: Count | None = None
     """Steps until everything is decided and the budget holds; the rest trains what was found. null: half of
     max_steps, as released."""
@@ -106,6 +109,7 @@ class MaskSearchArguments(EngineArguments):
         for name in ("max_macs", "max_params"):
             setattr(self, name, parse_limit(name, getattr(self, name), "the original"))
         super().__post_init__()
+        check_limits(self)
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name, value) is None:
                 setattr(self, name, value)
@@ -118,6 +122,11 @@ class MaskSearchArguments(EngineArguments):
     def limits(self) -> tuple[float | None, float | None]:
         """`max_macs` and `max_params` as numbers."""
         return parse_limit("max_macs", self.max_macs), parse_limit("max_params", self.max_params)
+
+    @property
+    def latency(self) -> LatencyLimit | None:
+        """`max_latency_ms`, read."""
+        return parse_latency("max_latency_ms", self.max_latency_ms)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 from ...elastic.cost import count_macs, count_parameters
 from ...escape import code
 from ...hub.facts import Layer, Limit
-from ..mask_search import one_shot_line
+from ..mask_search import latency_line, one_shot_line
 
 
 WIDTHS = {"heads": "num_attention_heads", "channels a head": "head_dim", "MLP": "intermediate_size"}
@@ -45,11 +45,13 @@ def why(found: dict[str, Any]) -> list[str]:
     if "one_shot" in found:
         return [
             f"Why these: pruned at once by {one_shot_line(found['one_shot'])}. The least important units left, before "
-            "any training, until the budget held."
+            "any training, until the budget held.",
+            *_latency(found),
         ]
     lines = [
+        *_latency(found),
         "Why these: one training learned an importance for every channel, head and hidden unit, and how many of them "
-        "each layer keeps; the least important left as it went."
+        "each layer keeps; the least important left as it went.",
     ]
     if found["decided_by_search"]:
         return [*lines, "The search decided every layer itself and kept the budget."]
@@ -62,6 +64,10 @@ def why(found: dict[str, Any]) -> list[str]:
         f"The search alone did not meet the budget: {at_end} at its end did, each where the least bi-mask was lost "
         "for what it saves.",
     ]
+
+
+def _latency(found: dict[str, Any]) -> list[str]:
+    return [f"The budget was a time: {latency_line(found['latency'])}."] if "latency" in found else []
 
 
 def search_lines(found: dict[str, Any], pmim: bool) -> list[str]:
