@@ -50,7 +50,12 @@ def test_a_run_trains_the_whole_prunes_and_trains_what_is_left(finished: Path) -
     assert 0.9 * budget < rows["pruned"]["macs"] == rows["finetuned"]["macs"] <= budget
     model = OfbViTForImageClassification.from_pretrained(finished / "subnet")
     assert count_macs(model.config) == rows["pruned"]["macs"]
-    assert "every layer alike" in (finished / "results.md").read_text()
+    text = (finished / "results.md").read_text()
+    assert "every layer alike" in text
+    told = {(one["model"], one["other"]): one["value"] for one in results["differences"]}
+    assert told["finetuned", "original"] == pytest.approx(rows["finetuned"]["top1"] - rows["original"]["top1"])
+    assert text.count("- top-1, ") == len(told) == 4
+    assert "right" not in rows["original"]
     assert (finished / "architecture.png").stat().st_size > 1000
 
 

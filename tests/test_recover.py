@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from supersam_hf.fields import FieldError
 from supersam_hf.models.supersam import ElasticSpace, SuperSamModel
-from supersam_hf.pipeline.comparisons import SAMPLES, difference, differences
+from supersam_hf.pipeline.comparisons import SAMPLES, classifier_differences, difference, differences
 from supersam_hf.pipeline.publish import publication
 from supersam_hf.recipe import Recipe
 from supersam_hf.search.near_budget import Limits
@@ -113,6 +114,20 @@ def test_found_is_compared_with_the_mean_of_the_sampled() -> None:
     assert told[("found + recovery", "found")] == pytest.approx(0.25)
     assert told[("found + recovery", "original")] == pytest.approx(-0.1)
     assert differences([{**row, "images": None} for row in rows]) == []
+
+
+def test_classifiers_are_compared_image_by_image() -> None:
+    """The standard error of a mean of paired differences, as any textbook has it."""
+    hits = {"original": "1100110011", "pruned": "0000110011", "finetuned": "1110110111"}
+    found = {
+        (one.model, one.other): one for one in classifier_differences([{"name": n, "right": hits[n]} for n in hits])
+    }
+    assert set(found) == {("pruned", "original"), ("finetuned", "pruned"), ("finetuned", "original")}
+    for (one, other), told in found.items():
+        each = [int(a) - int(b) for a, b in zip(hits[one], hits[other])]
+        assert told.value == pytest.approx(statistics.mean(each))
+        assert told.standard_error == pytest.approx(statistics.stdev(each) / len(each) ** 0.5)
+    assert classifier_differences([{"name": "original"}, {"name": "finetuned"}]) == []  # of an earlier version
 
 
 def test_a_run_recovers_what_it_found_and_publishes_that(supersam_run: Path) -> None:

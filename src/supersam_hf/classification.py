@@ -27,12 +27,15 @@ class ClassificationResult:
         top5 (`float` or None): Share of those whose label is among the five highest; None with fewer than 6 labels.
         loss (`float`): Cross entropy.
         num_images (`int`): Images evaluated.
+        right (`str`): A 1 for every image, in order, that was right by top 1, a 0 for every other; empty where several
+            processes shared the images.
     """
 
     top1: float
     top5: float | None
     loss: float
     num_images: int
+    right: str = ""
 
 
 def evaluate_classifier(
@@ -56,10 +59,12 @@ def evaluate_classifier(
         check_labels(model, loader)
     training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums, right = torch.zeros(4, dtype=torch.float64), ""
     with shared(loader, rank, world):
         for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=rank != 0):
-            sums += _batch_sums(model, batch, accelerator)
+            found, hits = _batch_sums(model, batch, accelerator)
+            sums += found
+            right += hits
     model.train(training)
     if accelerator and world > 1:
         # in fp32 at least: MPS has no double
@@ -67,18 +72,20 @@ def evaluate_classifier(
     if sums[3] == 0:
         raise ValueError("`loader` has no images to evaluate on.")
     top1, top5, loss = (sums[:3] / sums[3]).tolist()
-    return ClassificationResult(
-        top1, top5 if model.config.num_labels >= MIN_CLASSES_TOP5 else None, loss, int(sums[3])
-    )
+    known = top5 if model.config.num_labels >= MIN_CLASSES_TOP5 else None
+    return ClassificationResult(top1, known, loss, int(sums[3]), right if world == 1 else "")
 
 
 # Not around the loader: what a dataset keeps of its samples must stay of use for training.
 @torch.inference_mode()
-def _batch_sums(model: Any, batch: Mapping[str, torch.Tensor], accelerator: Accelerator | None) -> torch.Tensor:
-    """float64 (4,): images right by top 1 and by top 5, cross entropy, images; those without a label (-1) are none."""
+def _batch_sums(
+    model: Any, batch: Mapping[str, torch.Tensor], accelerator: Accelerator | None
+) -> tuple[torch.Tensor, str]:
+    """float64 (4,): images right by top 1 and by top 5, cross entropy, images; those without a label (-1) are none.
+    And a 1 or a 0 for each."""
     labelled = batch["labels"] >= 0
     if not labelled.any():
-        return torch.zeros(4, dtype=torch.float64)
+        return torch.zeros(4, dtype=torch.float64), ""
     images, labels = batch["pixel_values"][labelled].to(model.device), batch["labels"][labelled].to(model.device)
     autocasts = accelerator is not None and accelerator.mixed_precision == "bf16"
     with torch.autocast(model.device.type, torch.bfloat16, enabled=autocasts):
@@ -87,7 +94,7 @@ def _batch_sums(model: Any, batch: Mapping[str, torch.Tensor], accelerator: Acce
     highest = logits.topk(min(5, logits.shape[-1])).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     sums = torch.stack([highest[:, 0].sum(), highest.sum(), loss, torch.tensor(len(labels), device=loss.device)])
-    return sums.cpu().double()
+    return sums.cpu().double(), "".join(map(str, highest[:, 0].int().tolist()))
 
 
 def check_labels(model: Any, loader: DataLoader) -> None:

@@ -15,7 +15,7 @@ SAMPLES = "mean of the sampled"
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of one model less that of another on the same images.
+    """mIoU, or top-1 accuracy, of one model less that of another on the same images.
 
     Args:
         model (`str`): The one.
@@ -63,9 +63,26 @@ def difference(model: str, other: str, sums: torch.Tensor, others: torch.Tensor,
     return Difference(model, other, float(mean), math.sqrt(float(spread)) / float(objects))
 
 
+# What a report compares, of what it has.
+SAM_PAIRS = (
+    ("found", SAMPLES),
+    ("found + recovery", "found"),
+    ("found", "original"),
+    ("found + recovery", "original"),
+)
+CLASSIFIER_PAIRS = (
+    ("finetuned", "searched"),
+    ("finetuned", "pruned"),
+    ("finetuned", "whole"),
+    ("finetuned", "original"),
+    ("searched", "original"),
+    ("pruned", "original"),
+)
+
+
 def differences(table: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """What the report compares: found with the mean of the sampled, recovered with found, both with the original.
-    Rows that are not there, or were evaluated before images were told apart, are left out.
+    """What the report of a SAM compares: found with the mean of the sampled, recovered with found, both with the
+    original. Rows that are not there, or were evaluated before images were told apart, are left out.
 
     Args:
         table: Rows of a report, with `name`, `kind` and `images`: pairs of a sum of IoUs and a number of objects.
@@ -74,12 +91,25 @@ def differences(table: Sequence[Mapping[str, Any]]) -> list[Difference]:
     names = [row["name"] for row in table if row["kind"] == "sampled" and row["name"] in told]
     if names:
         told[SAMPLES] = torch.stack([told[name] for name in names]).mean(0)
-    pairs = (
-        ("found", SAMPLES),
-        ("found + recovery", "found"),
-        ("found", "original"),
-        ("found + recovery", "original"),
-    )
+    return _compared(told, SAM_PAIRS)
+
+
+def classifier_differences(table: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    """The same of a classifier's report: what was found, and what retraining made of it, with the network before.
+
+    Args:
+        table: Rows of a report, with `name` and `right`: a 1 or a 0 for every image.
+    """
+    told = {}
+    for row in table:
+        if hits := row.get("right"):
+            right = torch.tensor([float(hit) for hit in hits], dtype=torch.float64)
+            told[row["name"]] = torch.stack([right, torch.ones_like(right)], 1)
+    return _compared(told, CLASSIFIER_PAIRS)
+
+
+def _compared(told: Mapping[str, torch.Tensor], pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+    """Of the pairs of which both are there: (images, 2) each, a sum and a count."""
     return [
         difference(one, other, told[one][:, 0], told[other][:, 0], told[one][:, 1])
         for one, other in pairs
@@ -87,4 +117,4 @@ def differences(table: Sequence[Mapping[str, Any]]) -> list[Difference]:
     ]
 
 
-__all__ = ["BEYOND", "SAMPLES", "Difference", "difference", "differences"]
+__all__ = ["BEYOND", "SAMPLES", "Difference", "classifier_differences", "difference", "differences"]

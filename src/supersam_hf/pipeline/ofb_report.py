@@ -14,6 +14,7 @@ from ..elastic.cost import count_macs, count_parameters
 from ..files import fingerprint, read_json, write_json, write_whole
 from ..hub import tables
 from ..measure import compare_latency, example_inputs, hardware
+from .comparisons import classifier_differences
 from .costs import run_costs
 from .journal import Journal
 from .mask_search import latency_line, one_shot_line
@@ -130,18 +131,21 @@ def _write(run: OfbRun, table: list[Row]) -> str:
     """Writes `results.json` and `results.md`; returns the latter."""
     run.meter.flush()  # the costs below hold this stage's own, so far
     found = run.folder / "search.json"
+    compared = classifier_differences(table)
     results: dict[str, Any] = {
         "recipe": asdict(run.recipe),
         "hardware": hardware(run.state.device),
         "versions": {"supersam_hf": __version__},
         "data": known_images(run),
-        "rows": table,
+        "rows": [{key: value for key, value in row.items() if key != "right"} for row in table],
+        "differences": [asdict(one) | {"beyond": one.beyond, "text": one.text()} for one in compared],
         "costs": run_costs(run.folder),
         "search": read_json(found) if found.exists() else None,
     }
     write_json(run.folder / "results.json", results)
     text = results_table(table, "trained here" if run.recipe.pretrain.enabled else "")
     text += speed_line(table) + budget_line(results["search"])
+    text += "\n" * bool(compared) + "".join(f"- top-1, {one.text()}\n" for one in compared)
     warning = quality_warning(table)
     text += "" if warning is None else f"\n**Warning.** {warning}\n"
     write_whole(run.folder / "results.md", text)

@@ -209,8 +209,9 @@ def _notes(folder: Path, recipe: dict[str, Any]) -> list[str]:
             f"The search proposed {counts['asks']:,} subnets and ran {counts['trials']:,} of them on held-out images; "
             f"{counts['feasible']:,} kept the budget."
         )
+    quality = "top-1" if "retrain" in recipe else "mIoU"
     # a report of an earlier version compares nothing
-    return notes + [f"mIoU, {one['text']}." for one in _read(folder / "results.json").get("differences", [])]
+    return notes + [f"{quality}, {one['text']}." for one in _read(folder / "results.json").get("differences", [])]
 
 
 def _costs(folder: Path) -> list[dict[str, str]]:
