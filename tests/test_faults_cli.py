@@ -30,7 +30,7 @@ def said(argv: list[str], capsys: pytest.CaptureFixture) -> str:
     [
         ("run --trian.max_steps 5", "unknown option `--trian.max_steps`; did you mean `--train.max_steps`?"),
         ("run --train.max_stesp=5", "unknown option `--train.max_stesp`; did you mean `--train.max_steps`?"),
-        ("run --max_latency_ms 5", "did you mean `--search.max_latency_ms`?"),
+        ("run --max_latency_ms 5", "did you mean one of `--search.max_latency_ms`, `--bimask.max_latency_ms`"),
         ("train --data.sorce x", "did you mean `--data.source`?"),
         ("train --train.milestone.muio 0.5", "did you mean `--train.milestone.miou`?"),
         ("run recipe.yaml", "'recipe.yaml' belongs to no option; did you mean `--config`?"),
