@@ -28,7 +28,7 @@ from supersam_hf.oneshot.batches import forward_only
 
 ASKED = {"DeiT-S": (80, 70, 60, 50), "Swin-T": (80, 65, 50), "SAM, 256 px": (80, 70, 60)}
 WITHIN = 0.05
-ROUNDS = 30
+ROUNDS, PRECISION = 300, 0.007
 
 
 def main() -> None:
@@ -77,7 +77,8 @@ def asked(name: str, share: int) -> Kept:
     seconds, report = time.perf_counter() - started, smaller.config.search
     for one in (model, smaller):
         randomise(one)  # what was cut and what is new, alike
-    timed = compare_latency({"whole": forward(model), "smaller": forward(smaller)}, ROUNDS)["smaller"]
+    both = {"whole": forward(model), "smaller": forward(smaller)}
+    timed = compare_latency(both, ROUNDS, until=PRECISION)["smaller"]
     kept = Kept(name, share / 100, timed.ratio, report["macs"] / report["original"]["macs"], seconds)
     print(kept.row(), flush=True)
     return kept

@@ -1,5 +1,6 @@
 """Wall-clock latency: of one thing, and of several side by side on a machine that is not quiet."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def compare_latency(
     *,
     warmup: int = 1,
     device: torch.device | str = "cpu",
+    until: float | None = None,
 ) -> dict[str, ComparedLatency]:
     """Times several things in interleaved rounds, so that their ratios are fair on a machine that is not quiet.
 
@@ -88,6 +90,8 @@ def compare_latency(
         rounds (`int`): 1 or more.
         warmup (`int`): Rounds before that are not timed, 0 or more.
         device (`torch.device` or `str`): Where they run: cpu, cuda or mps.
+        until (`float`, *optional*): No more rounds, once there were ten, when every ratio's standard error is below
+            this share of it.
 
     Returns:
         `dict[str, ComparedLatency]`: By name, in the order given.
@@ -107,12 +111,20 @@ def compare_latency(
         start = i % len(names)
         for name in names[start:] + names[:start]:
             times[name].append(_time_ms(forwards[name], device))
+        if until is not None and i >= 9 and all(_error(times[name], times[names[0]]) < until for name in names[1:]):
+            break
     return {name: _compared(times[name], times[names[0]]) for name in names}
 
 
 def _compared(times_ms: list[float], first_ms: list[float]) -> ComparedLatency:
     p10, median, p90 = np.percentile(np.divide(times_ms, first_ms), [10, 50, 90]).tolist()
     return ComparedLatency(Latency.of(times_ms), ratio=median, ratio_p10=p10, ratio_p90=p90)
+
+
+def _error(times_ms: list[float], first_ms: list[float]) -> float:
+    """Standard error of the median ratio, as a share of it; of quantiles, so that a hiccup does not count."""
+    low, high = np.quantile(np.log(np.divide(times_ms, first_ms)), [0.16, 0.84])
+    return float((math.pi / 2) ** 0.5 * (high - low) / 2 / len(times_ms) ** 0.5)
 
 
 def _time_ms(forward: Callable[[], Any], device: torch.device | str) -> float:

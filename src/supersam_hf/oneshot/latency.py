@@ -14,8 +14,8 @@ from ..measure.model import example_inputs
 from .allocation import Ladder
 
 
-# What timing a network against the whole one takes, in rounds of both.
-LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 5, 60, 3.0
+# A network is timed against the whole one until their ratio is known to 0.8 %, within so many rounds and seconds.
+PRECISION, LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 0.008, 5, 200, 20.0
 # A network this much faster than asked is near enough; so many are tried.
 CLOSE, TRIES = 0.03, 8
 
@@ -107,7 +107,8 @@ class Stopwatch:
         return LatencyFound(asked * self.whole_ms, self.whole_ms, asked, self.share(shape))
 
     def _compare(self, other: Callable[[], Any], rounds: int) -> dict[str, ComparedLatency]:
-        return compare_latency({"whole": self.whole, "other": other}, rounds, device=self.blueprint.device)
+        both = {"whole": self.whole, "other": other}
+        return compare_latency(both, rounds, device=self.blueprint.device, until=PRECISION)
 
 
 def _forward(model: Any) -> Callable[[], Any]:

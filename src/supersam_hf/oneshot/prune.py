@@ -37,7 +37,7 @@ def prune(
         loss (`Callable`, *optional*): `loss(model, batch)`, a scalar with its graph; if not given, cross-entropy for
             classifiers and Dice for a SAM.
         batch_size (`int`): Images a batch, of a dataset.
-        options: Of [`PruneArguments`]: `max_macs` or `max_params` (exactly one), `method`, `scope`, ...
+        options: Of [`PruneArguments`]: `max_macs`, `max_params` or `max_latency_ms` (exactly one), `method`, ...
 
     Returns:
         The pruned model, standalone: save it, push it, train it as any other. `config.search` says how it was pruned.
