@@ -2,7 +2,8 @@
 
     pip install --no-deps torch-pruning==1.6.1
     python benchmarks/by_torch_pruning.py --config recipes/ofb_vit/deit_tiny_cpu.yaml --model.name DEIT \\
-        --data.source DATASET --data.label_mapping LABELS.json --output_dir runs/ofb_ablation --budgets 0.5 --seeds 0 1 2
+        --data.source DATASET --data.label_mapping LABELS.json --output_dir runs/ofb_ablation \\
+        --budgets 0.5 --seeds 0 1 2
 
 A stock `ViTForImageClassification` of the same weights is pruned by `BasePruner`, in 200 small steps until the
 multiply-accumulates are within the budget, and trained with the same images, steps, rate and augmentation:

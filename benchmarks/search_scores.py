@@ -3,10 +3,10 @@
     python benchmarks/search_scores.py --config recipes/ofb_vit/deit_tiny_cpu.yaml --model.name DEIT \\
         --data.source DATASET --data.label_mapping LABELS.json --output_dir runs/search_scores
 
-Every ten steps the Taylor importance of the units that are still there is measured on the masked network as it is, with
-ten training batches, and ranked against the scores S, layer by layer (Spearman; 1: the same order, 0: no relation).
-Of each layer too: the share of the units in the better half by S that are in the better half by importance (chance:
-0.5). Writes `scores.csv` and prints it as a table.
+Every ten steps the Taylor importance of the units that are still there is measured on the masked network as it is,
+with ten training batches, and ranked against the scores S, layer by layer (Spearman; 1: the same order, 0: no
+relation). Of each layer too: the share of the units in the better half by S that are in the better half by importance
+(chance: 0.5). Writes `scores.csv` and prints it as a table.
 """
 
 import csv
