@@ -1,4 +1,4 @@
-"""SuperSAM and OFB on one SAM, to the same number of parameters: which finds the better subnet, for which training?
+"""SuperSAM, OFB and one-shot pruning on one SAM, to the same number of parameters: which pays, for which training?
 
     python benchmarks/two_methods.py --config recipes/supersam/nuclei.yaml --model.name SAM --data.source DATASET \
         [--steps 100] [--finetune_steps 50] [--seeds 0 1 2] [--output_dir runs/two_methods]
@@ -9,6 +9,8 @@ Of each seed, with what the config and further recipe options say:
   step), the best subnet of the recipe's budget searched on the holdout, extracted, and fine-tuned.
 - `bi-mask`: bi-mask search of the image encoder in as many steps, to the parameters of that subnet; fine-tuned.
 - `bi-mask, 3 x steps`: the same with three times the steps: as many forwards and backwards as the supernet had.
+- `one-shot`, and with three times the steps: pruned at once to as many parameters (Taylor, every layer alike,
+  refitted), then trained for all of the steps; `random, 3 x steps`: the same with random units and no refit.
 - `original`: the SAM itself, fine-tuned for steps and fine-tuning together.
 
 The search of the bi-mask takes the first two thirds of its steps. mIoU is that of the evaluation split, which nothing
@@ -34,7 +36,9 @@ from supersam_hf_cli import main as supersam_hf
 
 
 Row = dict[str, Any]
+# How many times `--steps` each is trained for, beside the fine-tuning.
 METHODS = {"SuperSAM": 1, "bi-mask": 1, "bi-mask, 3 x steps": 3}
+METHODS |= {"one-shot": 1, "one-shot, 3 x steps": 3, "random, 3 x steps": 3}
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -70,6 +74,10 @@ def found_by(method: str, args: argparse.Namespace, common: list[str], folder: P
         off = ("--evaluate.before", "false", "--evaluate.num_sampled", 0, "--measure.enabled", "false")
         seconds = {"find": run_verb("run", *options, *off, "--train.max_steps", args.steps)}
         steps = args.finetune_steps
+    elif method.startswith(("one-shot", "random")):
+        how = ("--prune.method", "random", "--prune.reconstruct", "false") if method.startswith("random") else ()
+        seconds = {"find": run_verb("prune", *options, "--prune.max_params", max_params, *how)}
+        steps = args.steps * METHODS[method] + args.finetune_steps
     else:
         total = args.steps * METHODS[method]
         search = ("--bimask.max_steps", total, "--bimask.search_steps", 2 * total // 3, "--bimask.prune_steps", 10)
@@ -101,7 +109,7 @@ def latencies(folders: dict[str, Path]) -> dict[str, float]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = ["| | parameters | GMACs (encoder) | latency | mIoU | seconds to find |", "|---|---|---|---|---|---|"]
+    lines = ["| | parameters | GMACs (encoder) | latency | mIoU | s to find | s in all |", "|---" * 7 + "|"]
     for method in ("original", *METHODS):
         own = [row for row in rows if row["method"] == method]
         cells = [f"{statistics.mean(r['params'] for r in own) / 1e6:.2f} M"]
@@ -109,6 +117,7 @@ def table(rows: Sequence[Row]) -> str:
         cells.append(f"{statistics.mean(r['latency_ratio'] for r in own):.2f}")
         cells.append(spread([row["miou"] for row in own], 4, scale=1))
         cells.append(f"{statistics.mean(row['seconds']['find'] for row in own):.0f}")
+        cells.append(f"{statistics.mean(sum(row['seconds'].values()) for row in own):.0f}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     seeds = sorted({row["seed"] for row in rows})
     by = {(row["method"], row["seed"]): row["miou"] for row in rows}
