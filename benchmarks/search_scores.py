@@ -36,7 +36,7 @@ def main() -> None:
     rows: list[dict[str, float]] = []
 
     def measure(engine: Any) -> dict[str, float]:
-        rows.append({"step": engine.step, **measured(engine.unwrapped, batches)})
+        rows.append({"step": engine.global_step, **measured(engine.unwrapped, batches)})
         return rows[-1]
 
     train_bimask(run.original(), recipe.space, run.train_loader, recipe.search, folder / "search", evaluate=measure)
