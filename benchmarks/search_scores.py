@@ -11,6 +11,7 @@ relation). Of each layer too: the share of the units in the better half by S tha
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def main() -> None:
 
 def measured(masked: MaskedModel, batches: list[Any]) -> dict[str, float]:
     """By kind of submodule: rank correlation and overlap of the better halves; and the class loss."""
-    importance = taylor(masked, masked.submodules, batches, class_loss)
+    sizes = {name: {"groups": mask.groups, "units": mask.units} for name, mask in masked.masks.items()}
+    submodules = {name: replace(one, **sizes[name]) for name, one in masked.submodules.items()}  # after the cuts
+    importance = taylor(masked, submodules, batches, class_loss)
     found: dict[str, list[torch.Tensor]] = {}
     for name, mask in masked.masks.items():
         score, matters = mask.score.detach().flatten(), importance[name].flatten().float()
